@@ -1,0 +1,1 @@
+"""A computer for LangChain agents and LangGraph workflows that they can leave, come back to, fork and rewind."""
