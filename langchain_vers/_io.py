@@ -1,0 +1,225 @@
+"""The one background event loop that owns every connection, and the bridge to it from sync and async callers.
+
+`run(coro)` serves sync callers, `await on_io(coro)` serves coroutines of any other loop; both carry the caller's context variables in and pass
+cancellation through, waiting for the clean-up. The loop runs in a daemon thread, is started on first use, made anew after a fork, and closed at
+interpreter exit after everything that asked for it by `at_close`. It knows nothing of machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import contextvars
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+CLOSE_SECONDS = 5.0
+"""How long interpreter exit waits for connections to be closed in good order."""
+
+
+class IOThread:
+    """An event loop in a thread of its own, with a small pool for calls that block."""
+
+    def __init__(self) -> None:
+        self._start_lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; starts it if need be."""
+        loop = self._loop
+        if loop is not None and self._thread is not None and self._thread.is_alive():
+            return loop
+        with self._start_lock:
+            if self._loop is None or self._thread is None or not self._thread.is_alive():
+                self._start()
+            assert self._loop is not None
+            return self._loop
+
+    def _start(self) -> None:
+        loop = asyncio.new_event_loop()
+        ready = threading.Event()
+
+        def main() -> None:
+            asyncio.set_event_loop(loop)
+            loop.call_soon(ready.set)
+            loop.run_forever()
+
+        thread = threading.Thread(target=main, name="langchain-vers-io", daemon=True)
+        thread.start()
+        ready.wait()
+        self._loop, self._thread = loop, thread
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="langchain-vers-blocking")
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on the I/O thread."""
+        return self._thread is not None and threading.get_ident() == self._thread.ident
+
+    def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Start a coroutine on the I/O thread in a copy of the caller's context. Cancelling the future cancels the task."""
+        context = contextvars.copy_context()
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        done.set_running_or_notify_cancel()
+        loop = self.loop
+        handle = _Handle(done)
+
+        def start() -> None:
+            handle.attach(loop.create_task(coro, context=context))
+
+        done.handle = handle  # type: ignore[attr-defined]  # the future is ours: `cancel_and_wait` finds its task here
+        loop.call_soon_threadsafe(start)
+        return done
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the I/O thread and wait for it.
+
+        If the wait is broken off (KeyboardInterrupt), the task is cancelled and its clean-up waited for.
+
+        Raises:
+            RuntimeError: when called on the I/O thread itself, which would wait for ever.
+        """
+        if self.is_current():
+            coro.close()
+            raise RuntimeError("run() was called on the I/O thread; await the coroutine instead")
+        done = self.submit(coro)
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                self._cancel(done)
+                concurrent.futures.wait([done], timeout=CLOSE_SECONDS)
+            raise
+
+    async def on_io(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine that runs on the I/O thread; from the I/O thread itself this is a plain await.
+
+        When the awaiting task is cancelled, the coroutine is cancelled too, and its clean-up is waited for before the cancellation goes on.
+        """
+        if self.is_current():
+            return await coro
+        done = self.submit(coro)
+        waiter = asyncio.wrap_future(done)
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                result = await asyncio.shield(waiter)
+            except asyncio.CancelledError as error:
+                if waiter.done():
+                    raise
+                cancelled = error
+                self._cancel(done)
+                continue
+            except BaseException:
+                if cancelled is not None:
+                    raise cancelled from None
+                raise
+            if cancelled is not None:
+                raise cancelled
+            return result
+
+    def _cancel(self, done: concurrent.futures.Future[Any]) -> None:
+        self.loop.call_soon_threadsafe(done.handle.cancel)  # type: ignore[attr-defined]  # set in submit
+
+    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a call that blocks in the small pool, on behalf of a coroutine of the I/O thread."""
+        assert self._pool is not None
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    def in_background(self, function: Callable[..., object], *args: Any) -> None:
+        """Start a short call that may block, without waiting for it; dropped if the pool has been shut down."""
+        if self._pool is not None:
+            with contextlib.suppress(RuntimeError):  # interpreter exit: what it would have tidied ends with the process
+                self._pool.submit(function, *args)
+
+    def at_close(self, key: object, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have `closer` awaited at interpreter exit, until `forget(key)`."""
+        self._closers[key] = closer
+
+    def forget(self, key: object) -> None:
+        """Take an `at_close` back."""
+        self._closers.pop(key, None)
+
+    def close(self) -> None:
+        """Await all closers, then end the thread. A later call starts a new one."""
+        with self._start_lock:
+            loop, thread, pool = self._loop, self._thread, self._pool
+            if loop is None or thread is None or not thread.is_alive():
+                return
+
+            async def close_all() -> None:
+                closers = list(self._closers.values())
+                self._closers.clear()
+                await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
+                tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await loop.shutdown_asyncgens()
+
+            done = asyncio.run_coroutine_threadsafe(close_all(), loop)
+            concurrent.futures.wait([done], timeout=CLOSE_SECONDS)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(CLOSE_SECONDS)
+            if not thread.is_alive():
+                loop.close()
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+            self._loop = self._thread = self._pool = None
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the parent's loop, whose thread does not exist here."""
+        self._start_lock = threading.Lock()
+        self._loop = self._thread = self._pool = None
+        self._closers = {}
+
+
+class _Handle:
+    """Ties a task on the loop to the future that the caller holds; cancellable before and after the task has started."""
+
+    def __init__(self, done: concurrent.futures.Future[Any]) -> None:
+        self._done = done
+        self._task: asyncio.Task[Any] | None = None
+
+    def attach(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        task.add_done_callback(self._finish)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            self._done.set_exception(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._done.set_exception(error)
+        else:
+            self._done.set_result(task.result())
+
+
+# A reload of this module, as notebooks and hot reloaders do, must find the live connections again.
+io: IOThread = globals().get("io") or IOThread()
+
+if "_registered" not in globals():
+    atexit.register(lambda: globals()["io"].close())
+    os.register_at_fork(after_in_child=lambda: globals()["io"].after_fork())
+_registered = True
+
+
+def run(coro: Coroutine[Any, Any, T]) -> T:
+    """See `IOThread.run`."""
+    return io.run(coro)
+
+
+async def on_io(coro: Coroutine[Any, Any, T]) -> T:
+    """See `IOThread.on_io`."""
+    return await io.on_io(coro)

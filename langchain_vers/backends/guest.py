@@ -1,0 +1,247 @@
+"""The programs that run on a POSIX machine on our behalf, and how to talk to them. Pure text; `shell.py` does the talking.
+
+A *session* is a shell that is started on the machine before it is needed and then waits for one line on its standard input. The line calls one
+of the functions below, so a call costs one round trip: the shell, its functions and the channel are there already. A session serves one call.
+It needs a POSIX sh and coreutils (or busybox); where there is bash, bash it is, as agents write bash.
+
+Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the directory
+that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not started.
+
+While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
+cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment, so also those that have
+left the process group. A line instead of the end releases the watcher: background processes of a finished command live on.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+KEEP_LINES = 2000
+KEEP_BYTES = 50 * 1024
+"""A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
+
+# `@` stands for the number of the control descriptor: high where the shell can (bash), so that a command's own `exec 9>lock` does not meet it.
+_BOOT = r"""
+__n='
+'
+__dir=${TMPDIR:-/tmp}/vers-$(id -u)
+mkdir -m 700 "$__dir" 2>/dev/null
+if [ -L "$__dir" ] || [ ! -O "$__dir" ]; then __dir=$(mktemp -d); fi
+
+__vers_kill() {
+  if [ ! -r /proc/self/environ ]; then kill -9 0; fi
+  read -r __me __rest </proc/self/stat
+  while :; do
+    __found=
+    for __f in $(grep -lsF "VERS_CALL=$1" /proc/[0-9]*/environ); do
+      __f=${__f#/proc/} __f=${__f%/environ}
+      [ "$__f" = "$__me" ] || { kill -9 "$__f" 2>/dev/null && __found=1; }
+    done
+    [ -n "$__found" ] || break
+  done
+}
+
+__vers_exec() {
+  cd -- "${2:-$HOME}" 2>/dev/null || { printf 'xcwd\0' >&2; exit 0; }
+  printf 'b\0' >&2
+  __log=$__dir/$VERS_CALL.log
+  __c=$1 __env=$3 __lines=$4 __bytes=$5
+}
+
+__vers_fail() {
+  printf '!%s\n' "$*"
+  exit 0
+}
+
+__vers_find() {
+  cd -- "${2:-$HOME}" 2>/dev/null || __vers_fail cwd
+  __p=$1
+  case $__p in -*) __p=./$__p ;; esac
+  if [ ! -e "$__p" ] && [ ! -L "$__p" ]; then
+    __q=$__p
+    while [ "$__q" != "${__q%/*}" ]; do
+      __q=${__q%/*}
+      if [ -e "${__q:-/}" ]; then
+        [ -d "${__q:-/}" ] || __vers_fail notdir
+        [ -x "${__q:-/}" ] || __vers_fail denied
+        break
+      fi
+    done
+    return 1
+  fi
+}
+
+__vers_stat() {
+  __vers_find "$1" "$2" || __vers_fail missing
+  if [ -e "$__p" ]; then set -- -L; else set --; fi
+  __s=$(stat "$@" -c '%f %s %Y' -- "$__p" 2>&1) || __vers_fail "$__s"
+  printf '+%s\n' "$__s"
+}
+
+__vers_read() {
+  __vers_find "$1" "$2" || __vers_fail missing
+  [ ! -d "$__p" ] || __vers_fail isdir
+  [ -e "$__p" ] || __vers_fail missing
+  [ -f "$__p" ] || __vers_fail notfile
+  [ -r "$__p" ] || __vers_fail denied
+  __s=$(stat -L -c '%f %s %Y' -- "$__p" 2>&1) || __vers_fail "$__s"
+  printf '+%s\n' "$__s"
+  if [ "$3" = 0 ] && [ -z "$4" ]; then exec cat <"$__p"; fi
+  if [ -z "$4" ]; then exec tail -c "+$(($3 + 1))" <"$__p"; fi
+  tail -c "+$(($3 + 1))" <"$__p" | head -c "$4"
+}
+
+__vers_write() {
+  __vers_find "$1" "$2"
+  if [ -L "$__p" ]; then __p=$(readlink -f -- "$__p") || __vers_fail missing; fi
+  [ ! -d "$__p" ] || __vers_fail isdir
+  case $__p in */) __vers_fail isdir ;; */*) __d=${__p%/*} __d=${__d:-/} ;; *) __d=. ;; esac
+  if [ ! -d "$__d" ]; then __s=$(mkdir -p -- "$__d" 2>&1) || __vers_fail "$__s"; fi
+  [ -w "$__d" ] || __vers_fail denied
+  if [ -e "$__p" ]; then
+    [ -f "$__p" ] || __vers_fail notfile
+    [ -w "$__p" ] || __vers_fail denied
+  fi
+  __t=$__d/.vers-$VERS_CALL.tmp
+  trap 'rm -f -- "$__t"' EXIT
+  trap 'exit 1' HUP INT TERM PIPE
+  __u=$(umask)
+  umask 077
+  __s=$(cat 2>&1 >"$__t") || __vers_fail "${__s:-cannot write}"
+  [ "$(wc -c <"$__t")" -eq "$3" ] || __vers_fail short
+  __m=$4
+  if [ -n "$5" ]; then
+    if [ -r "$__d" ] && command -v flock >/dev/null 2>&1; then exec 9<"$__d" && flock 9; fi
+    if [ "$5" = absent ]; then
+      [ ! -e "$__p" ] || __vers_fail changed
+    else
+      [ -e "$__p" ] || __vers_fail changed
+      __s=$(sha256sum <"$__p") || __vers_fail "cannot read it back"
+      [ "${__s%% *}" = "$5" ] || __vers_fail changed
+    fi
+  fi
+  if [ -e "$__p" ]; then
+    set -- $(stat -L -c '%a %u:%g' -- "$__p")
+    [ "$2" = "$(id -u):$(id -g)" ] || chown "$2" "$__t" 2>/dev/null
+    __m=${__m:-$1}
+  fi
+  __s=$(chmod "${__m:-$(printf '%o' $((0666 & ~0$__u)))}" "$__t" 2>&1) || __vers_fail "$__s"
+  __s=$(mv -f -- "$__t" "$__p" 2>&1) || __vers_fail "$__s"
+  trap - EXIT
+  __s=$(stat -L -c '%f %s %Y' -- "$__p" 2>&1) || __vers_fail "$__s"
+  printf '+%s\n' "$__s"
+}
+
+__vers_scan() {
+  __vers_find "$1" "$2" || __vers_fail missing
+  [ -d "$__p" ] || __vers_fail notdir
+  if [ ! -r "$__p" ] || ! cd -P -- "$__p" 2>/dev/null; then __vers_fail denied; fi
+  __depth=
+  if [ "$3" = 1 ]; then __depth='-maxdepth 1'; fi
+  exec 2>/dev/null
+  if find . -maxdepth 0 -printf ''; then
+    printf '+z\n'
+    find . -mindepth 1 $__depth -name .git -printf '%y %s %P\0' -prune -o -mindepth 1 -printf '%y %s %P\0'
+  else
+    printf '+l\n'
+    find . -mindepth 1 $__depth -name .git -prune -exec stat -c '%F|%s|%n' -- {} + -o -mindepth 1 -exec stat -c '%F|%s|%n' -- {} +
+  fi
+  printf '\n'
+  [ "$4" = 1 ] || return 0
+  printf '%s\n' "$PWD"
+  __q=$PWD
+  while [ ! -e "$__q/.git" ] && [ -n "$__q" ]; do __q=${__q%/*}; done
+  if [ -n "$__q" ]; then
+    while [ "$PWD/" != "$__q/" ]; do
+      __vers_rules "$__q/.gitignore"
+      __rest=${PWD#"$__q"/}
+      __q=$__q/${__rest%%/*}
+    done
+  fi
+  find . -name .git -prune -o -name .gitignore -type f -print | while IFS= read -r __f; do
+    __vers_rules "$__f"
+  done
+}
+
+__vers_rules() {
+  [ -f "$1" ] && [ -r "$1" ] || return 0
+  printf '%s\n%s\n' "$1" "$(wc -c <"$1")"
+  cat -- "$1"
+}
+
+__vers_sweep() {
+  __vers_kill "$1"
+}
+
+printf 'ready %s %s\n' "$VERS_CALL" "$__dir"
+__log=
+IFS= read -r __line || exit 0
+eval "$__line"
+[ -n "$__log" ] || exit 0
+
+# A command runs here and not in a function, so that bash's messages about it begin as if it had been called by itself.
+exec 7<&0 0</dev/null @>&2 2>/dev/null
+(
+  exec >/dev/null
+  if IFS= read -r __v <&7; then printf 'r\0' >&@; exit 0; fi
+  __vers_kill "$VERS_CALL"
+  printf 'k\0' >&@
+) &
+__w=$!
+{
+  (
+    exec 7<&-
+    trap 'printf "c%s\0" "$PWD" >&@' EXIT
+    eval "$__env"
+    eval "$__c"
+  )
+  printf 'd%s\0' "$?" >&@
+} 2>&1 | (
+  exec 2>/dev/null 7<&- @>&-
+  trap '' PIPE
+  exec tee -a "$__log"
+)
+{ kill -9 $__w; wait $__w; } 2>/dev/null
+exec >/dev/null @>&-
+set -- $(wc -lc <"$__log")
+if [ "${1:-0}" -le "$__lines" ] && [ "${2:-0}" -le "$__bytes" ]; then rm -f "$__log"; fi
+exit 0
+"""
+
+
+def boot(call: str) -> str:
+    """The command that starts a session, for any login shell. `call` is its mark: letters and digits, used once."""
+    bash = _BOOT.replace("@", "250")
+    sh = _BOOT.replace("@", "8")
+    chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$2"; fi'
+    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(bash)} {shlex.quote(sh)}"
+
+
+def parse_ready(output: bytes, call: str) -> str | None:
+    """The folder of logs that a session named when it was ready, None if it has not said so yet. Login scripts may have printed before."""
+    _, found, rest = output.partition(f"ready {call} ".encode())
+    folder, ended, _ = rest.partition(b"\n")
+    return folder.decode("utf-8", "surrogateescape") if found and ended else None
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "`": "\\`", "\n": "${__n}"})
+
+
+def quote(text: str) -> str:
+    """A shell word with this value on a single line; `$__n` of the session stands for the line breaks."""
+    return '"' + text.translate(_ESCAPES) + '"'
+
+
+def call(function: str, *words: str | int | None) -> bytes:
+    """The line that makes a waiting session run one of its functions. None is the empty word."""
+    line = " ".join([f"__vers_{function}", *(quote("" if word is None else str(word)) for word in words)])
+    return line.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def exports(env: dict[str, str]) -> str:
+    """Shell text that sets these variables for a command."""
+    return "; ".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
+
+
+RELEASE = b"r\n"
+"""Sent to a session whose command has finished but left processes behind that hold its output: they live on."""

@@ -1,0 +1,200 @@
+"""This machine as a backend: commands run by the same sessions as everywhere else, files by the operating system's own calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from langchain_vers._io import io
+from langchain_vers.backends import guest, local_files
+from langchain_vers.backends.base import FileRead, FileStat, Scan
+from langchain_vers.backends.shell import Session, ShellBackend
+from langchain_vers.errors import Unreachable
+
+T = TypeVar("T")
+_CHUNK = 256 * 1024
+_PRIVATE = ("VERS_API_KEY", "VERS_EMBEDDED_API_KEY")
+"""Variables of this process that no command gets to see: the key to all machines."""
+
+
+class LocalBackend(ShellBackend):
+    """Runs on this machine, as this user, with this user's rights. There is no isolation of any kind.
+
+    `root` is where commands start and relative paths begin (default: the directory of the process at the time of the call).
+    """
+
+    name = "local"
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, env: Mapping[str, str] | None = None) -> None:
+        self._root = None if root is None else str(Path(root).absolute())
+        self._env = dict(env) if env is not None else None
+
+    @property
+    def home(self) -> str:
+        return self._root or str(Path.cwd())
+
+    async def _session(self) -> Session:
+        mark = Session.new_mark()
+        environment = self._env if self._env is not None else {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+        process = await LocalProcess.start(["/bin/sh", "-c", guest.boot(mark)], cwd=self.home, env=environment)
+        return await self._ready(process, mark)
+
+    async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
+        return await _in_thread(lambda: local_files.read(path, cwd=cwd or self.home, offset=offset, length=length))
+
+    async def write(
+        self, path: str, data: bytes, *, cwd: str | None = None, mode: int | None = None, expect: str | None = None
+    ) -> FileStat:
+        return await _in_thread(lambda: local_files.write(path, data, cwd=cwd or self.home, mode=mode, expect=expect))
+
+    async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
+        return await _in_thread(lambda: local_files.stat(path, cwd=cwd or self.home))
+
+    async def scan(
+        self,
+        path: str,
+        *,
+        cwd: str | None = None,
+        pattern: str | None = None,
+        recursive: bool = False,
+        ignored: bool = True,
+        limit: int = 1000,
+    ) -> Scan:
+        return await _in_thread(
+            lambda: local_files.scan(path, cwd=cwd or self.home, pattern=pattern, recursive=recursive, ignored=ignored, limit=limit)
+        )
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """A file operation in a thread; one that writes is finished also when the caller is cancelled, so that nothing is left half-done."""
+    return await asyncio.shield(asyncio.to_thread(function))
+
+
+class LocalProcess:
+    """A child process of this one, read and written without blocking. Coroutines of the I/O thread."""
+
+    ended_cleanly = True
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._stdin: int | None = os.dup(child.stdin.fileno())
+        self._outputs = {2: os.dup(child.stderr.fileno()), 1: os.dup(child.stdout.fileno())}
+        for stream in (child.stdin, child.stdout, child.stderr):
+            stream.close()
+        for descriptor in (self._stdin, *self._outputs.values()):
+            os.set_blocking(descriptor, False)
+        self._closed = False
+
+    @classmethod
+    async def start(cls, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> LocalProcess:
+        """Start a child in a session of its own.
+
+        Raises:
+            Unreachable: it cannot be started.
+        """
+
+        def spawn() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+
+        try:
+            return cls(await io.blocking(spawn))
+        except OSError as error:
+            raise Unreachable(f"no shell could be started in {cwd} on this machine: {error.strerror or error}") from error
+
+    async def send(self, data: bytes) -> None:
+        """Write to the child's input; waits while its pipe is full."""
+        view = memoryview(data)
+        while view:
+            if self._stdin is None:
+                raise Unreachable("the local shell has ended")
+            try:
+                view = view[os.write(self._stdin, view) :]
+            except BlockingIOError:
+                await self._ready_for(self._stdin, self._loop.add_writer, self._loop.remove_writer)
+            except OSError as error:
+                raise Unreachable(f"the local shell has ended: {error.strerror}") from error
+
+    async def send_eof(self) -> None:
+        """End the child's input."""
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+
+    async def receive(self) -> tuple[int, bytes]:
+        """As `SSHProcess.receive`."""
+        while self._outputs:
+            for kind, descriptor in list(self._outputs.items()):
+                try:
+                    data = os.read(descriptor, _CHUNK)
+                except BlockingIOError:
+                    continue
+                if data:
+                    return kind, data
+                os.close(self._outputs.pop(kind))
+            await self.arrival()
+        return 0, b""
+
+    async def arrival(self) -> None:
+        """As `SSHProcess.arrival`."""
+        if not self._outputs:
+            return
+        arrived = asyncio.Event()
+        descriptors = list(self._outputs.values())
+        for descriptor in descriptors:
+            self._loop.add_reader(descriptor, arrived.set)
+        try:
+            await arrived.wait()
+        finally:
+            for descriptor in descriptors:
+                self._loop.remove_reader(descriptor)
+
+    async def _ready_for(self, descriptor: int, add: Callable[..., None], remove: Callable[[int], object]) -> None:
+        ready = asyncio.Event()
+        add(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(descriptor)
+
+    def close(self) -> None:
+        """Close the three pipes, and reap the child when it ends; does not wait for that."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+        while self._outputs:
+            os.close(self._outputs.popitem()[1])
+        if self._child.poll() is None:
+            self._reap_later()
+
+    def _reap_later(self) -> None:
+        try:
+            descriptor = os.pidfd_open(self._child.pid)
+        except (AttributeError, OSError):  # not Linux, or an old kernel: wait for it in a thread
+            io.in_background(self._child.wait)
+            return
+
+        def reap() -> None:
+            self._loop.remove_reader(descriptor)
+            os.close(descriptor)
+            with contextlib.suppress(ChildProcessError):
+                self._child.wait()
+
+        self._loop.add_reader(descriptor, reap)

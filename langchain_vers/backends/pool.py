@@ -1,0 +1,185 @@
+"""Sessions over SSH connections: kept open, opened ahead of need, and spread over as many connections as the server's limits ask for.
+
+A call takes a waiting session and so costs one round trip. The pool opens the next one in the meantime. A connection that has died is replaced
+on the next call; nothing here repeats a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from langchain_vers.backends import guest
+from langchain_vers.backends.shell import Process, Session
+from langchain_vers.errors import DeadlineExceeded, Unreachable, VersError
+from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
+
+MAX_SESSIONS = 8
+"""Sessions on one connection. OpenSSH allows 10 (`MaxSessions`), and counts one until its shell has tidied up after its channel closed."""
+MAX_SPARES = 4
+"""Sessions that wait ahead of need, at most: one as a rule, more after calls have come side by side."""
+IDLE_SECONDS = 60.0
+"""After this time without a call, further connections and further spares are given back."""
+
+Connect = Callable[[], Awaitable[SSHConnection]]
+Ready = Callable[[Process, str], Awaitable[Session]]
+
+
+class _Line:
+    """A connection, perhaps still being opened, and the sessions that it carries or is about to."""
+
+    def __init__(self, opening: asyncio.Task[SSHConnection]) -> None:
+        self.opening = opening
+        self.sessions = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is being opened, or stands."""
+        if not self.opening.done():
+            return True
+        return not self.opening.cancelled() and self.opening.exception() is None and self.opening.result().alive
+
+    async def close(self) -> None:
+        self.opening.cancel()
+        with contextlib.suppress(VersError, asyncio.CancelledError):
+            await (await self.opening).close()
+
+
+class SessionPool:
+    """Sessions on one machine. Coroutines of the I/O thread.
+
+    `connect` opens a connection to the machine; `ready` waits for a shell that was just started.
+    """
+
+    def __init__(self, connect: Connect, ready: Ready) -> None:
+        self._connect = connect
+        self._ready = ready
+        self._lines: list[_Line] = []
+        self._spares: deque[tuple[_Line, Session]] = deque()
+        self._wanted = 1
+        self._refilling: set[asyncio.Task[None]] = set()
+        self._idle: asyncio.TimerHandle | None = None
+        self.losses = 0
+        """Connections that broke by themselves."""
+
+    async def take(self) -> Session:
+        """A session that waits for its call; from the spares if there is one.
+
+        Raises:
+            VersError: what `connect` raises, or `Unreachable` when the server refuses further sessions.
+        """
+        self._drop_dead()
+        self._watch_idle()
+        if self._spares:
+            _, session = self._spares.popleft()
+        else:
+            if self._lines:
+                self._wanted = min(self._wanted + 1, MAX_SPARES)
+            session = await self._open()
+        self._refill()
+        return session
+
+    async def _open(self) -> Session:
+        refused: VersError | None = None
+        for _ in range(3):
+            line = self._line()
+            line.sessions += 1
+            try:
+                connection = await asyncio.shield(line.opening)
+                return await self._start(line, connection)
+            except BaseException as error:
+                line.sessions -= 1
+                if not isinstance(error, Unreachable) or isinstance(error, DeadlineExceeded) or not line.usable:
+                    self._drop_dead()
+                    raise
+                # The connection stands and a further channel was refused: the server counts differently, so go round this line.
+                line.sessions = max(line.sessions, MAX_SESSIONS)
+                asyncio.get_running_loop().call_later(1.0, self._recount, line)
+                refused = error
+        assert refused is not None
+        raise refused
+
+    def _recount(self, line: _Line) -> None:
+        line.sessions = min(line.sessions, MAX_SESSIONS - 1)
+
+    def _line(self) -> _Line:
+        for line in self._lines:
+            if line.usable and line.sessions < MAX_SESSIONS:
+                return line
+        line = _Line(asyncio.ensure_future(self._connect()))  # type: ignore[arg-type]  # the callers pass coroutine functions
+        self._lines.append(line)
+        return line
+
+    async def _start(self, line: _Line, connection: SSHConnection) -> Session:
+        mark = Session.new_mark()
+        process: SSHProcess = await connection.start(guest.boot(mark))
+
+        def release() -> None:
+            line.sessions -= 1
+
+        session = await self._ready(process, mark)
+        process.on_close = release
+        return session
+
+    def _refill(self) -> None:
+        missing = self._wanted - len(self._spares) - len(self._refilling)
+        for _ in range(missing):
+            task = asyncio.get_running_loop().create_task(self._add_spare())
+            self._refilling.add(task)
+            task.add_done_callback(self._refilling.discard)
+
+    async def _add_spare(self) -> None:
+        line = next((line for line in self._lines if line.usable and line.sessions < MAX_SESSIONS), None)
+        if line is None:
+            return  # all connections are full with running commands: the next call opens a further one itself
+        line.sessions += 1
+        try:
+            session = await self._start(line, await asyncio.shield(line.opening))
+        except (VersError, asyncio.CancelledError):
+            line.sessions -= 1  # the next call meets the reason itself, and reports it
+            return
+        self._spares.append((line, session))
+
+    def _drop_dead(self) -> None:
+        dead = [line for line in self._lines if not line.usable]
+        for line in dead:
+            self._lines.remove(line)
+            if not line.opening.cancelled() and line.opening.exception() is None:
+                self.losses += 1
+                self._close_soon(line)
+        if dead:
+            self._spares = deque((line, session) for line, session in self._spares if line not in dead)
+
+    def _watch_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._shrink)
+
+    def _shrink(self) -> None:
+        """Back to one connection and one spare, as far as nothing runs."""
+        self._wanted = 1
+        while len(self._spares) > 1:
+            _, session = self._spares.pop()
+            session.process.close()
+        for line in self._lines[1:]:
+            if line.sessions == 0 and line.opening.done():
+                self._lines.remove(line)
+                self._close_soon(line)
+
+    def _close_soon(self, line: _Line) -> None:
+        task = asyncio.get_running_loop().create_task(line.close())
+        self._refilling.add(task)
+        task.add_done_callback(self._refilling.discard)
+
+    async def close(self) -> None:
+        """Close everything. The pool can be used again afterwards."""
+        if self._idle is not None:
+            self._idle.cancel()
+        for task in list(self._refilling):
+            task.cancel()
+        await asyncio.gather(*self._refilling, return_exceptions=True)
+        self._spares.clear()
+        lines, self._lines = self._lines, []
+        await asyncio.gather(*(line.close() for line in lines), return_exceptions=True)

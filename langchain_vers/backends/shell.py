@@ -1,0 +1,501 @@
+"""A backend over any transport that can run one shell on a POSIX machine: the protocol's primitives, derived once from sessions.
+
+`guest.py` says what the sessions do; a subclass says where they come from (an SSH channel, a local process, a container's exec). Time-outs,
+cancellation, bounded output and error messages are decided here, the same for every such backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import math
+import re
+import secrets
+import shlex
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+from langchain_vers.backends import guest
+from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
+from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
+from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, Unreachable, VersError
+
+ANSWER_SECONDS = 30.0
+"""How long a machine may take to begin a command, or to go on with a file, before it counts as unreachable."""
+KILL_SECONDS = 10.0
+"""How long the machine may take to confirm that a command's processes are dead."""
+QUIET_SECONDS = 0.1
+"""How long the output must be silent after a command's end when a background process of it still holds it open."""
+_SLICE = 1024 * 1024
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAIL_SLACK = 2
+"""`_Tail` drops its head when it holds this many times what it must keep, so that each byte is moved at most once on average."""
+
+
+class Process(Protocol):
+    """A process on the machine as a transport offers it.
+
+    `receive` gives (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended, and loses nothing when it is cancelled; `arrival`
+    waits until it would not have to wait. `close` ends the process's input and gives everything back, without waiting.
+    """
+
+    @property
+    def ended_cleanly(self) -> bool: ...
+    async def send(self, data: bytes) -> None: ...
+    async def send_eof(self) -> None: ...
+    async def arrival(self) -> None: ...
+    async def receive(self) -> tuple[int, bytes]: ...
+    def close(self) -> None: ...
+
+
+class Session:
+    """A shell that waits on the machine for the one call that it will serve."""
+
+    def __init__(self, process: Process, mark: str) -> None:
+        self.process = process
+        self.mark = mark
+        self.log_path = ""
+        """Where a command's whole output goes on the machine."""
+
+    @staticmethod
+    def new_mark() -> str:
+        """A mark that no other session has."""
+        return secrets.token_hex(12)
+
+    async def wait_ready(self) -> None:
+        """Wait until the shell is there; what login scripts print before is thrown away.
+
+        Raises:
+            Unreachable: it ended instead.
+        """
+        seen = errors = b""
+        while (folder := guest.parse_ready(seen, self.mark)) is None:
+            kind, data = await self.process.receive()
+            if kind == 0:
+                detail = (errors or seen).decode(errors="replace").strip()[-300:]
+                raise Unreachable(f"the machine did not start a shell ({detail or 'no message'}); it needs a POSIX sh and coreutils")
+            if kind == 1:
+                seen = (seen + data)[-16384:]
+            else:
+                errors = (errors + data)[-1024:]
+        self.log_path = f"{folder}/{self.mark}.log"
+
+
+class _Tail:
+    """The last bytes of a stream, and how much of it there was."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self.total = 0
+        self.newlines = 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        self.newlines += data.count(b"\n")
+        self._data += data
+        if len(self._data) > self._limit * _TAIL_SLACK:
+            del self._data[: len(self._data) - self._limit]
+
+    def bytes(self) -> bytes:
+        return bytes(self._data[-self._limit :])
+
+
+class _Control:
+    """The control records of a command, as they arrive on its standard error."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+        self.begun = self.done = self.killed = self.released = False
+        self.refused: str | None = None
+        self.status: int | None = None
+        self.cwd: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        *records, self._partial = (self._partial + data).split(b"\0")
+        for record in records:
+            kind, value = record[:1], record[1:].decode("utf-8", "surrogateescape")
+            if kind == b"b":
+                self.begun = True
+            elif kind == b"c":
+                self.cwd = value
+            elif kind == b"d" and value.isdigit():
+                self.status, self.done = int(value), True
+            elif kind == b"k":
+                self.killed = True
+            elif kind == b"r":
+                self.released = True
+            elif kind == b"x":
+                self.refused = value
+
+
+class _End(enum.Enum):
+    """Why following a command stopped."""
+
+    FINISHED = "its output ended"
+    RELEASED = "it ended, and background processes of it live on"
+    TIMED_OUT = "its time ran out"
+    REFUSED = "it was not started"
+    SILENT = "the machine did not answer"
+    LOST = "the connection broke"
+
+
+class _Running:
+    """A command that a session is running, and what is known of it so far."""
+
+    def __init__(self, session: Session, tail_limit: int, timeout: float | None) -> None:
+        self.session = session
+        self.control = _Control()
+        self.tail = _Tail(tail_limit)
+        self.started = time.monotonic()
+        self._limit = math.inf if timeout is None else self.started + timeout
+
+    async def follow(self, on_output: OutputCallback | None) -> _End:
+        """Collect output until the command's end, its time limit, or the loss of its connection."""
+        process, control = self.session.process, self.control
+        releasing = False
+        while True:
+            try:
+                async with asyncio.timeout(self._patience(releasing)):
+                    kind, data = await process.receive()
+            except TimeoutError:
+                if releasing:
+                    return _End.RELEASED
+                if control.done:
+                    # A background process holds the output open. Let it live, and take what still comes until the watcher has let go.
+                    releasing = True
+                    with contextlib.suppress(VersError):
+                        await process.send(guest.RELEASE)
+                    continue
+                return _End.TIMED_OUT if control.begun else _End.SILENT
+            if kind == 1:
+                self.tail.add(data)
+                if on_output is not None and (awaitable := on_output(data)) is not None:
+                    await awaitable
+            elif kind == 2:
+                control.feed(data)
+                if control.refused is not None:
+                    return _End.REFUSED
+                if control.released:
+                    return _End.RELEASED
+            else:
+                return _End.FINISHED if control.done or process.ended_cleanly else _End.LOST
+
+    def _patience(self, releasing: bool) -> float | None:
+        """Seconds to wait for the next piece of news; None for ever."""
+        if releasing:
+            return KILL_SECONDS
+        if self.control.done:
+            return QUIET_SECONDS
+        now = time.monotonic()
+        if not self.control.begun:
+            return self.started + ANSWER_SECONDS - now
+        return None if self._limit == math.inf else self._limit - now
+
+    async def killed_by_watcher(self) -> bool:
+        """End the command's input and wait until its watcher says that everything is dead; False if it does not say so in time."""
+        process, control = self.session.process, self.control
+        with contextlib.suppress(VersError, TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                await process.send_eof()
+                while not control.killed:
+                    kind, data = await process.receive()
+                    if kind == 1:
+                        self.tail.add(data)
+                    elif kind == 2:
+                        control.feed(data)
+                    else:
+                        break
+        return control.killed
+
+
+class ShellBackend(Backend):
+    """The primitives over sessions. A subclass implements `_session` (and `close`)."""
+
+    @abstractmethod
+    async def _session(self) -> Session:
+        """A session that is ready, or the error of the machine that has none to give."""
+
+    @property
+    def home(self) -> str | None:
+        """The directory where commands start when no other is given; None is the login directory."""
+        return None
+
+    @property
+    def _where(self) -> str:
+        return f"machine {self.machine_id}" if self.machine_id else f"backend {self.name}"
+
+    async def exec(
+        self,
+        command: str,
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        on_output: OutputCallback | None = None,
+    ) -> ExecResult:
+        _check_command(command)
+        _check_path(cwd, empty_ok=True)
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise BadInput(f"timeout must be a finite number of seconds greater than 0, not {timeout!r}")
+        prelude = guest.exports(_checked_env(env or {}))
+        if stdin:
+            prelude = f"{prelude}{'; ' if prelude else ''}{await self._stdin_redirect(stdin, cwd)}"
+        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
+        session, reconnects = await self._begin(line)
+        running = _Running(session, self.tail_limit, timeout)
+        try:
+            end = await running.follow(on_output)
+            if end is _End.TIMED_OUT:
+                await self._kill(running)
+        except asyncio.CancelledError:
+            with contextlib.suppress(VersError):
+                await asyncio.shield(self._kill(running))
+            raise
+        finally:
+            session.process.close()
+        return self._result(running, end, cwd, reconnects)
+
+    async def _stdin_redirect(self, stdin: bytes, cwd: str | None) -> str:
+        """Shell text that gives a command its standard input: by way of a file that the command removes when it has opened it."""
+        path = f"/tmp/.vers-stdin-{secrets.token_hex(8)}"  # noqa: S108  # on the machine, with a name that cannot be guessed, 0600
+        quoted = shlex.quote(path)
+        await self.write(path, stdin, cwd=cwd, mode=0o600)
+        return f"exec <{quoted}; rm -f {quoted}"
+
+    async def _begin(self, line: bytes) -> tuple[Session, int]:
+        """Give a waiting session its line. A connection that had died while idle is noticed here, before anything ran, and made anew once."""
+        session = await self._session()
+        try:
+            await session.process.send(line)
+        except Unreachable:
+            session.process.close()
+        else:
+            return session, 0
+        session = await self._session()
+        try:
+            await session.process.send(line)
+        except BaseException:
+            session.process.close()
+            raise
+        return session, 1
+
+    def _result(self, running: _Running, end: _End, cwd: str | None, reconnects: int) -> ExecResult:
+        control, tail = running.control, running.tail
+        if end is _End.REFUSED:
+            raise Missing(
+                f"the working directory {cwd or '~'} does not exist on {self._where}; change to one that does (`cd` to an absolute path)",
+                machine_id=self.machine_id,
+            )
+        if end is _End.SILENT:
+            raise Unreachable(
+                f"{self._where} did not begin the command within {ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms, "
+                "and resume it with vers_vm_state",
+                machine_id=self.machine_id,
+            )
+        if end is _End.LOST:
+            raise Interrupted(
+                f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left of it: "
+                "look at its effects before you run it again",
+                output=tail.bytes(),
+                machine_id=self.machine_id,
+            )
+        timed_out = end is _End.TIMED_OUT
+        # No status although the output ended: the shell itself was killed from within, as by `kill -9 -1`.
+        status = None if timed_out else (137 if control.status is None else control.status)
+        kept = timed_out or end is _End.RELEASED or tail.newlines > guest.KEEP_LINES or tail.total > guest.KEEP_BYTES
+        return ExecResult(
+            exit_code=status,
+            tail=tail.bytes(),
+            total_bytes=tail.total,
+            total_newlines=tail.newlines,
+            duration=time.monotonic() - running.started,
+            signal=status - 128 if status is not None and 128 < status <= 128 + 64 else None,
+            timed_out=timed_out,
+            cwd=control.cwd,
+            log_path=running.session.log_path if kept else None,
+            reconnects=reconnects,
+        )
+
+    async def _kill(self, running: _Running) -> None:
+        """End a command's input, which makes its watcher kill it, and wait for the word that all of it is dead.
+
+        Raises:
+            Unreachable: the machine did not confirm it, also not when asked by a second session.
+        """
+        if await running.killed_by_watcher():
+            return
+        try:  # the watcher itself may have been killed by the command: ask from outside
+            async with asyncio.timeout(KILL_SECONDS):
+                sweeper, _ = await self._begin(guest.call("sweep", running.session.mark))
+                try:
+                    while (await sweeper.process.receive())[0] != 0:
+                        pass
+                    if sweeper.process.ended_cleanly:
+                        return
+                finally:
+                    sweeper.process.close()
+        except (TimeoutError, Unreachable):
+            pass
+        raise Unreachable(
+            f"the command was to be stopped, but {self._where} did not confirm that its processes are dead; look with `ps` when it answers again",
+            machine_id=self.machine_id,
+        )
+
+    # --- files ---
+
+    async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
+        _check_path(path)
+        _check_path(cwd, empty_ok=True)
+        if offset < 0 or (length is not None and length < 0):
+            raise BadInput(f"offset and length must not be negative, not {offset} and {length}")
+        if length == 0:
+            return FileRead(b"", await self.stat(path, cwd=cwd))
+        header, data = await self._call(path, guest.call("read", path, cwd, offset, length))
+        stat = parse_stat(header)
+        wanted = max(0, stat.size - offset) if length is None else min(length, max(0, stat.size - offset))
+        if len(data) < wanted:
+            raise Conflict(f"{path} became shorter while it was read; read it again")
+        return FileRead(data if length is None else data[:length], stat)
+
+    async def write(
+        self, path: str, data: bytes, *, cwd: str | None = None, mode: int | None = None, expect: str | None = None
+    ) -> FileStat:
+        _check_path(path)
+        _check_path(cwd, empty_ok=True)
+        if expect is not None and expect != ABSENT and (len(expect) != 64 or set(expect) - set("0123456789abcdef")):
+            raise BadInput(f"expect must be ABSENT or what version_of() gives, not {expect!r}")
+        line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
+        header, _ = await self._call(path, line, data)
+        return parse_stat(header)
+
+    async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
+        _check_path(path)
+        _check_path(cwd, empty_ok=True)
+        header, _ = await self._call(path, guest.call("stat", path, cwd))
+        return parse_stat(header)
+
+    async def scan(
+        self,
+        path: str,
+        *,
+        cwd: str | None = None,
+        pattern: str | None = None,
+        recursive: bool = False,
+        ignored: bool = True,
+        limit: int = 1000,
+    ) -> Scan:
+        _check_path(path)
+        _check_path(cwd, empty_ok=True)
+        line = guest.call("scan", path, cwd, 0 if recursive else 1, 0 if ignored else 1)
+        header, data = await self._call(path, line)
+        return select(parse_scan(header, data, with_rules=not ignored), pattern=pattern, limit=limit)
+
+    async def _call(self, path: str, line: bytes, payload: bytes | None = None) -> tuple[bytes, bytes]:
+        """One call of a session's function: its header line (without the "+") and what followed. Errors of the path are raised.
+
+        A call that only looks is repeated once when its connection broke.
+        """
+        try:
+            answer = await self._answer(path, line, payload)
+        except DeadlineExceeded:
+            raise
+        except Unreachable:
+            if payload is not None:
+                raise
+            answer = await self._answer(path, line, payload)
+        header, _, rest = answer.partition(b"\n")
+        if header[:1] != b"+":
+            raise path_error(path, header[1:].decode(errors="replace"), self._where, self.machine_id)
+        return header[1:], rest
+
+    async def _answer(self, path: str, line: bytes, payload: bytes | None) -> bytes:
+        session, _ = await self._begin(line)
+        process = session.process
+        chunks: list[bytes] = []
+        sending = None if payload is None else asyncio.get_running_loop().create_task(_send_all(process, payload))
+        try:
+            while True:
+                if sending is not None and not sending.done():
+                    # Each slice of the payload has a deadline of its own; an early answer is a refusal.
+                    await _first(process, sending)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    kind, data = await process.receive()
+                if kind == 0:
+                    break
+                if kind == 1:
+                    chunks.append(data)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{self._where} did not answer about {path} within {ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms",
+                machine_id=self.machine_id,
+            ) from None
+        finally:
+            process.close()
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+        if not process.ended_cleanly:
+            raise Unreachable(
+                f"the connection to {self._where} broke while {path} was transferred; nothing is half-written: try again",
+                machine_id=self.machine_id,
+            )
+        return b"".join(chunks)
+
+    async def _ready(self, process: Process, mark: str) -> Session:
+        """Wait for a session that was just started; closes it if it does not come."""
+        session = Session(process, mark)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await session.wait_ready()
+        except TimeoutError:
+            process.close()
+            raise DeadlineExceeded(f"{self._where} did not start a shell within {ANSWER_SECONDS:.0f} s", machine_id=self.machine_id) from None
+        except BaseException:
+            process.close()
+            raise
+        return session
+
+
+async def _first(process: Process, sending: asyncio.Task[None]) -> None:
+    """Wait until the payload is sent, or could not be, or there is something to receive."""
+    arrival = asyncio.ensure_future(process.arrival())
+    try:
+        await asyncio.wait({arrival, sending}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        arrival.cancel()
+        await asyncio.gather(arrival, return_exceptions=True)
+
+
+async def _send_all(process: Process, payload: bytes) -> None:
+    """The payload, then the end of input. A machine that takes nothing for `ANSWER_SECONDS` ends it."""
+    view = memoryview(payload)
+    for start in range(0, len(view), _SLICE):
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await process.send(bytes(view[start : start + _SLICE]))
+    await process.send_eof()
+
+
+def _check_command(command: str) -> None:
+    if not command.strip():
+        raise BadInput("the command is empty; give a shell command")
+    if "\0" in command:
+        raise BadInput("the command contains a NUL character, which no shell can take; remove it")
+
+
+def _check_path(path: str | None, *, empty_ok: bool = False) -> None:
+    if not path and not (empty_ok and path is None):
+        raise BadInput("the path is empty; give a path")
+    if path is not None and "\0" in path:
+        raise BadInput(f"the path {path!r} contains a NUL character, which no file name can; remove it")
+
+
+def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise BadInput(f"{name!r} is not an environment variable that a shell can set; use letters, digits and '_', and no NUL in the value")
+    return dict(env)

@@ -1,0 +1,123 @@
+"""A Vers VM as a backend: sessions over SSH inside TLS, versions over the platform's API.
+
+Where the VM's key comes from and what a failed connection means is decided here; making and deleting VMs is the platform client's business.
+"""
+
+from __future__ import annotations
+
+import ssl
+from weakref import WeakKeyDictionary
+
+from langchain_vers._io import io
+from langchain_vers.backends.base import Snapshots
+from langchain_vers.backends.pool import SessionPool
+from langchain_vers.backends.shell import Session, ShellBackend
+from langchain_vers.errors import Conflict, Denied, Gone, Unreachable, VersError
+from langchain_vers.platform.client import VersClient
+from langchain_vers.platform.models import VmSshKeyResponse
+from langchain_vers.platform.tunnel import SSHConnection
+
+CONNECT_SECONDS = 30.0
+DOMAIN = "vm.vers.sh"
+PORT = 443
+
+_contexts: WeakKeyDictionary[VersClient, ssl.SSLContext] = WeakKeyDictionary()
+"""One TLS configuration for all VMs of a client: each holds all of the system's certificate authorities, about half a megabyte."""
+
+
+class VersBackend(ShellBackend, Snapshots):
+    """Works on one VM over connections that are opened on first use and kept.
+
+    `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key` tells
+    it afterwards.
+    """
+
+    name = "vers"
+
+    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None) -> None:
+        self.machine_id: str = vm_id
+        self.host_key = host_key
+        self._client = client
+        self._key: VmSshKeyResponse | None = None
+        self._pool = SessionPool(self._connect, self._ready)
+
+    def __repr__(self) -> str:
+        return f"VersBackend({self.machine_id!r})"
+
+    async def _session(self) -> Session:
+        return await self._pool.take()
+
+    @property
+    def losses(self) -> int:
+        """Connections to the VM that broke by themselves so far."""
+        return self._pool.losses
+
+    async def _connect(self) -> SSHConnection:
+        try:
+            if self._key is None:
+                self._key = await self._client.get_ssh_key(self.machine_id)
+            try:
+                connection = await self._open(self._key)
+            except Denied:
+                # The key may have been changed on the platform since it was fetched.
+                self._key = await self._client.get_ssh_key(self.machine_id)
+                connection = await self._open(self._key)
+        except Gone as error:
+            raise self._gone() from error
+        except Unreachable as error:
+            raise await self._diagnosed(error) from error
+        self.host_key = self.host_key or connection.fingerprint
+        return connection
+
+    async def _open(self, key: VmSshKeyResponse) -> SSHConnection:
+        context = _contexts.get(self._client)
+        if context is None:
+            context = _contexts[self._client] = await io.blocking(self._client.endpoints.ssl_context)
+        name = f"{self.machine_id}.{DOMAIN}"
+        host, port = self._client.endpoints.ssh_endpoint or (name, PORT)
+        return await SSHConnection.open(
+            host,
+            port,
+            server_name=name,
+            context=context,
+            private_key=key.ssh_private_key,
+            pinned=self.host_key,
+            timeout=CONNECT_SECONDS,
+        )
+
+    def _gone(self) -> Gone:
+        return Gone(
+            f"VM {self.machine_id} does not exist any more; attach to another with vers_vm_use, restore it from a commit with vers_vm_restore, "
+            "or make a new one with vers_vm_create",
+            machine_id=self.machine_id,
+        )
+
+    async def _diagnosed(self, error: Unreachable) -> VersError:
+        """What a failed connection means, after a look at the VM's state."""
+        try:
+            vm = await self._client.get_vm(self.machine_id, deadline=10.0)
+        except Gone:
+            return self._gone()
+        except VersError:
+            return error
+        if vm.state in {"paused", "sleeping"}:
+            return Conflict(f"VM {self.machine_id} is {vm.state}; resume it with vers_vm_state (state running)", machine_id=self.machine_id)
+        if vm.state in {"dead", "stopped", "not_started"}:
+            return Gone(
+                f"VM {self.machine_id} is {vm.state}; restore it from a commit with vers_vm_restore, or attach to another with vers_vm_use",
+                machine_id=self.machine_id,
+            )
+        error.machine_id = self.machine_id
+        return error
+
+    async def snapshot(self, *, name: str | None = None) -> str:
+        return await self._client.commit_vm(self.machine_id, name=name)
+
+    async def restore(self, ref: str) -> str:
+        return await self._client.restore_vm(commit_id=ref)
+
+    async def branch(self, count: int = 1) -> list[str]:
+        return await self._client.branch_vm(self.machine_id, count=count)
+
+    async def close(self) -> None:
+        await self._pool.close()

@@ -1,0 +1,82 @@
+"""Stops and continues every process of a pid namespace, from a process inside of it (see `warden`, which forks that process).
+
+`kill(-1, SIGSTOP)` reaches all processes of the namespace and of those nested in it, in one step as far as `fork` is concerned: the kernel
+lets a fork either finish before, or start again after, a signal to many. What is left to wait for is that each has really stopped.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+Frozen = frozenset[int]
+"""Processes (as numbered in the machine) that were stopped already when the machine was frozen, and are to stay so."""
+
+PATIENCE = 5.0
+"""Seconds to wait for processes to stop; one that the kernel keeps in uninterruptible sleep may take longer."""
+
+_AT_REST = "TtZXx"
+
+
+def parse_stat(text: str) -> tuple[int, str, int]:
+    """Pid, state letter and parent's pid out of /proc/<pid>/stat. The program's name in between may hold spaces and brackets."""
+    head, _, tail = text.rpartition(")")
+    state, parent = tail.split()[:2]
+    return int(head.split(" ", 1)[0]), state, int(parent)
+
+
+def _processes(proc: Path) -> Iterator[tuple[int, str, int]]:
+    for name in os.listdir(proc):
+        if name.isdigit() and name not in ("1", str(os.getpid())):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                yield parse_stat((proc / name / "stat").read_text(errors="replace"))
+
+
+def _running_threads(proc: Path, pid: int) -> bool:
+    """Whether a thread of a process has yet to stop: the state of the process is that of its first thread alone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(proc / str(pid) / "task"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if parse_stat((proc / str(pid) / "task" / name / "stat").read_text(errors="replace"))[1] not in _AT_REST:
+                    return True
+    return False
+
+
+def freeze(proc: Path) -> Frozen:
+    """Stop all processes but pid 1 and this one; return when they have.
+
+    Raises:
+        TimeoutError: one did not stop; all have been continued.
+    """
+    before = frozenset(pid for pid, state, _ in _processes(proc) if state == "T")
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.0002
+    with suppress(ProcessLookupError):  # nobody there
+        os.kill(-1, signal.SIGSTOP)
+    while any(_running_threads(proc, pid) for pid, _, _ in _processes(proc)):
+        if time.monotonic() > deadline:
+            thaw(proc, before)
+            raise TimeoutError(f"a process did not stop within {PATIENCE:g} s")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.01)
+    return before
+
+
+def thaw(proc: Path, before: Frozen) -> None:
+    """Continue what `freeze` stopped, children first: a shell must not find a job stopped that is about to go on."""
+    parents = {pid: parent for pid, _, parent in _processes(proc) if pid not in before}
+
+    def depth(pid: int) -> int:
+        steps = 0
+        while pid in parents and steps < len(parents):
+            pid, steps = parents[pid], steps + 1
+        return steps
+
+    for pid in sorted(parents, key=depth, reverse=True):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

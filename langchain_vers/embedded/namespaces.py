@@ -1,0 +1,449 @@
+"""The engine `namespaces`: machines out of Linux namespaces and overlays, over this machine's own system folders. Needs no image and no root.
+
+This module decides what a machine is made of and in which order things happen. How it is done is elsewhere: `warden` and `guest` (processes,
+mounts), `freezer` (pause), `layers` (disks), `base_system` (what a new machine finds).
+
+In a machine, `rename(2)` of a folder that comes from an earlier layer answers EXDEV, as in other overlay-based containers; `mv` copies then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import stat
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from langchain_vers.embedded import base_system, layers
+from langchain_vers.embedded.engine import Engine, EngineError, MachineSpec
+from langchain_vers.embedded.guest import Overlay, Plan
+from langchain_vers.embedded.warden_link import GuestProcess, WardenError, WardenLink
+from langchain_vers.errors import BadInput, DiskFull
+
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
+}
+_TOOLS = ("cp", "rm", "find")
+_SETTINGS = {
+    "kernel.unprivileged_userns_clone": "0",
+    "user.max_user_namespaces": "0",
+    "kernel.apparmor_restrict_unprivileged_userns": "1",
+}
+
+
+def remedies(settings: Mapping[str, str], *, root: bool, overlay: bool, missing: Iterable[str], release: tuple[int, int]) -> list[str]:
+    """What on this host is known to keep the engine from working, each with what to change.
+
+    `settings` are the host's values of sysctls (those that exist), `overlay` whether the kernel knows overlayfs, `missing` the tools that are not
+    on the PATH, `release` the kernel's version.
+    """
+    found = []
+    if release < (5, 11):
+        found.append(f"Linux {release[0]}.{release[1]} cannot mount an overlay in a user namespace: use Linux 5.11 or later.")
+    if not overlay:
+        found.append("The kernel has no overlayfs: load it with `modprobe overlay`.")
+    found += [f"The tool `{tool}` is not on the PATH: install coreutils and findutils." for tool in missing]
+    for name, bad in _SETTINGS.items():
+        if settings.get(name) == bad and (name.startswith("user.") or not root):
+            good = {"0": "1", "1": "0"}[bad] if not name.startswith("user.") else "10000"
+            found.append(f"User namespaces are off ({name} is {bad}): set it with `sysctl -w {name}={good}` as root.")
+    return found
+
+
+def _known_obstacles() -> list[str]:
+    if sys.platform != "linux":
+        return [f"Namespaces are a feature of Linux, and this is {sys.platform}: use the engine `process`."]
+    settings = {}
+    for name in _SETTINGS:
+        path = Path("/proc/sys", *name.split(".", 1))
+        if path.exists():
+            settings[name] = path.read_text().strip()
+    filesystems = Path("/proc/filesystems").read_text().split()
+    modules = Path("/lib/modules", os.uname().release, "kernel/fs/overlayfs")
+    major, minor = os.uname().release.split(".")[:2]
+    return remedies(
+        settings,
+        root=os.geteuid() == 0,
+        overlay="overlay" in filesystems or modules.exists(),
+        missing=[tool for tool in _TOOLS if shutil.which(tool) is None],
+        release=(int(major), int("".join(letter for letter in minor if letter.isdigit()) or "0")),
+    )
+
+
+class NamespacesEngine(Engine):
+    """Machines of namespaces. All of them live in one helper process; if that dies, they are stopped, and `start` brings them up again."""
+
+    name = "namespaces"
+    keeps_memory = False
+    isolation = (
+        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system folders are"
+        " readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
+    )
+    limits = "CPU, memory and disk sizes are not enforced, except that memory-backed folders (/dev/shm, /run) stay within the memory size asked for."
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self._disks = layers.Disks(data_dir)
+        self._link: WardenLink | None = None
+        self._opening = asyncio.Lock()
+        self._storing = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._running: dict[str, asyncio.Future[None]] = {}
+        self._paused: set[str] = set()
+        self._base: str | None = None
+        self._masks = Path()
+        self._trees: list[str] = []
+        self._specs: dict[str, MachineSpec] = {}
+
+    # Life of the engine
+
+    async def check(self) -> list[str]:
+        """See `Engine.check`. Makes a machine, runs a program in it, and deletes it again."""
+        found = await asyncio.to_thread(_known_obstacles)
+        if found:
+            return found
+        trial = f"check-{uuid.uuid4().hex}"
+        try:
+            await self.create(trial, MachineSpec())
+            try:
+                null = asyncio.subprocess.DEVNULL
+                process = await self.spawn(trial, ["/bin/true"], stdin=null, stdout=null, stderr=null)
+                await process.wait()
+            finally:
+                await self.delete(trial)
+        except (EngineError, DiskFull) as error:
+            return [str(error)]
+        return []
+
+    async def _ready(self) -> WardenLink:
+        async with self._opening:
+            if self._link is None:
+                await self._open()
+            assert self._link is not None
+            return self._link
+
+    async def _open(self) -> None:
+        obstacles = await asyncio.to_thread(_known_obstacles)
+        if obstacles:
+            raise EngineError(" ".join(obstacles))
+        link = WardenLink(self._machine_ended, self._link_lost)
+        try:
+            await asyncio.to_thread(self._disks.open)
+            self._trees = await asyncio.to_thread(base_system.host_trees)
+            await link.open(self.data_dir, self._trees)
+        except OSError as error:
+            raise EngineError(
+                f"This machine does not let us make namespaces ({error.strerror or error}): a container or a security module forbids it;"
+                " run the server outside of the container or allow user namespaces, or use another engine."
+            ) from error
+        self._link = link
+        try:
+            # Whoever ran here before is gone, and with it every mount of these: a warden does not outlive its server.
+            garbage = await asyncio.to_thread(self._sweep)
+            await self._remove(link, garbage)
+            if self._base is None:
+                own = link.rights == "user"
+                self._base, self._masks = await asyncio.to_thread(self._build_base, own_directories=own)
+        except BaseException:
+            await link.close()
+            raise
+
+    def _sweep(self) -> list[Path]:
+        kept = [self._base] if self._base else []
+        masks = [path for path in (self.data_dir / "masks").iterdir() if path != self._masks]
+        return [*(self.data_dir / "trash").iterdir(), *masks, *self._disks.collect(kept)]
+
+    def _build_base(self, *, own_directories: bool) -> tuple[str, Path]:
+        made = self._disks.scratch()
+        base_system.build_root(made / "root", self._trees)
+        masks = self.data_dir / "masks" / uuid.uuid4().hex[:12]
+        masks.mkdir()
+        for tree in self._trees:
+            base_system.build_mask(tree, masks / base_system.key_of(tree), own_directories=own_directories)
+        return self._disks.adopt(made), masks
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        async with self._opening:
+            if self._link is not None:
+                await self._link.close()
+
+    def _link_lost(self) -> None:
+        self._link = None
+        for vm_id in list(self._running):
+            self._machine_ended(vm_id)
+
+    def _machine_ended(self, vm_id: str) -> None:
+        self._paused.discard(vm_id)
+        ended = self._running.pop(vm_id, None)
+        if ended is not None and not ended.done():
+            ended.set_result(None)
+
+    # Life of a machine
+
+    async def create(self, vm_id: str, spec: MachineSpec, *, snapshot: str | None = None) -> None:
+        """See `Engine.create`.
+
+        Raises:
+            BadInput: a name that cannot name a folder, or is taken.
+            EngineError: namespaces are not to be had, or the snapshot does not exist.
+            DiskFull: no room.
+        """
+        _require_name(vm_id)
+        link = await self._ready()
+        async with self._locks[vm_id], _translated("create", vm_id):
+            async with self._storing:
+                await asyncio.to_thread(self._store_new, vm_id, snapshot)
+            self._specs[vm_id] = spec
+            try:
+                await self._start(link, vm_id)
+            except BaseException:
+                await asyncio.shield(self._erase(link, "vms", vm_id))
+                raise
+
+    def _store_new(self, vm_id: str, snapshot: str | None) -> None:
+        assert self._base is not None
+        if snapshot is None:
+            below = [self._base]
+        else:
+            _require_name(snapshot)
+            try:
+                below = self._disks.layers("snapshots", snapshot)
+            except FileNotFoundError:
+                raise EngineError(f"There is no snapshot {snapshot}.") from None
+        if (self.data_dir / "vms" / vm_id).exists():
+            raise BadInput(f"There is a machine {vm_id} already.", machine_id=vm_id)
+        self._disks.publish("vms", vm_id, below)
+
+    def _prepare(self, vm_id: str) -> Plan:
+        """Lay out a stored machine's folders for its start, and say what is to be mounted."""
+        folder = self.data_dir / "vms" / vm_id
+        below = self._disks.layers("vms", vm_id)
+        memory = self._specs.get(vm_id, MachineSpec()).mem_size_mib
+        overlays: list[Overlay] = []
+        for tree in ("", *self._trees):
+            key = base_system.key_of(tree) or "root"
+            stacked = [f"layers/{layer}/{key}" for layer in below]
+            if tree:
+                stacked.append(str(self._masks.relative_to(self.data_dir) / key))
+            present = [path for path in stacked if (self.data_dir / path).is_dir()]
+            upper = folder / "upper" / key
+            if not upper.exists():
+                upper.mkdir(parents=True)
+                status = (self.data_dir / present[0]).stat()
+                if os.geteuid() == 0:
+                    os.chown(upper, status.st_uid, status.st_gid)
+                upper.chmod(stat.S_IMODE(status.st_mode))
+            (folder / "work" / key).mkdir(parents=True, exist_ok=True)
+            overlays.append(
+                {
+                    "target": tree,
+                    "lower": [*(f"disk/{path}" for path in present), *([f"lower/{key}"] if tree else [])],
+                    "upper": f"disk/vms/{vm_id}/upper/{key}",
+                    "work": f"disk/vms/{vm_id}/work/{key}",
+                }
+            )
+        return {"hostname": f"vers-{vm_id[:12]}", "overlays": overlays, "tmpfs": f"{memory}m" if memory else "50%"}
+
+    async def _start(self, link: WardenLink, vm_id: str) -> None:
+        plan = await asyncio.to_thread(self._prepare, vm_id)
+        self._running[vm_id] = asyncio.get_running_loop().create_future()
+        try:
+            await link.request("start", vm=vm_id, plan=plan)
+        except BaseException:
+            # Cancelled half-way, it may come up yet; `stop` waits for what is recorded here, so only a refusal clears it.
+            self._running.pop(vm_id, None)
+            raise
+
+    async def start(self, vm_id: str) -> None:
+        """See `Engine.start`."""
+        _require_name(vm_id)
+        link = await self._ready()
+        async with self._locks[vm_id], _translated("start", vm_id):
+            if vm_id not in self._running:
+                await self._start(link, vm_id)
+
+    async def stop(self, vm_id: str) -> None:
+        """See `Engine.stop`."""
+        _require_name(vm_id)
+        async with self._locks[vm_id], _translated("stop", vm_id):
+            await self._stop(vm_id)
+
+    async def _stop(self, vm_id: str) -> None:
+        ended = self._running.get(vm_id)
+        if ended is None or self._link is None:
+            return
+        try:
+            await self._link.request("stop", vm=vm_id)
+        except WardenError as error:
+            if error.errno != errno.ESRCH:
+                raise
+        else:
+            await ended
+
+    async def delete(self, vm_id: str) -> None:
+        """See `Engine.delete`."""
+        _require_name(vm_id)
+        link = await self._ready()
+        async with self._locks[vm_id], _translated("delete", vm_id):
+            await self._stop(vm_id)
+            await self._erase(link, "vms", vm_id)
+        self._specs.pop(vm_id, None)
+        self._locks.pop(vm_id, None)
+
+    async def _erase(self, link: WardenLink, kind: layers.Kind, name: str) -> None:
+        async with self._storing:
+            gone = await asyncio.to_thread(self._disks.discard, kind, name)
+            unused = await asyncio.to_thread(self._disks.collect, [self._base] if self._base else [])
+        await self._remove(link, [*([gone] if gone else []), *unused])
+
+    async def _remove(self, link: WardenLink, paths: Sequence[Path]) -> None:
+        if paths:
+            await link.run(["rm", "-rf", "--one-file-system", "--", *map(str, paths)], self.data_dir)
+
+    async def stored(self) -> list[str]:
+        """See `Engine.stored`."""
+        await asyncio.to_thread(self._disks.open)
+        return await asyncio.to_thread(self._disks.names, "vms")
+
+    # Pause
+
+    async def pause(self, vm_id: str) -> None:
+        """See `Engine.pause`."""
+        async with self._locks[vm_id], _translated("pause", vm_id):
+            await self._require_running(vm_id).request("freeze", vm=vm_id)
+            self._paused.add(vm_id)
+
+    async def resume(self, vm_id: str) -> None:
+        """See `Engine.resume`. Processes that were stopped before the machine was paused stay stopped."""
+        async with self._locks[vm_id], _translated("resume", vm_id):
+            await self._require_running(vm_id).request("thaw", vm=vm_id)
+            self._paused.discard(vm_id)
+
+    def _require_running(self, vm_id: str) -> WardenLink:
+        _require_name(vm_id)
+        if vm_id not in self._running or self._link is None:
+            raise EngineError(f"Machine {vm_id} does not run: start it first.")
+        return self._link
+
+    # Snapshots
+
+    async def snapshot(self, vm_id: str, snapshot: str) -> None:
+        """See `Engine.snapshot`. A machine that does not run can be stored as well.
+
+        Raises:
+            BadInput: a name that cannot name a folder, or is taken.
+            EngineError: there is no such machine.
+            DiskFull: no room; nothing was stored.
+        """
+        _require_name(vm_id)
+        _require_name(snapshot)
+        link = await self._ready()
+        async with self._locks[vm_id], _translated("snapshot", vm_id):
+            async with self._storing:
+                await asyncio.to_thread(self._require_new_snapshot, vm_id, snapshot)
+                made = await asyncio.to_thread(self._disks.scratch)
+                scraps = [made]
+                try:
+                    below = await asyncio.to_thread(self._disks.layers, "vms", vm_id)
+                    await self._copy_upper(link, vm_id, made)
+                    stack = [made.name, *below]
+                    if len(stack) > layers.DEPTH + 1:
+                        merged = await asyncio.to_thread(self._disks.scratch)
+                        scraps.append(merged)
+                        sources = [made, *(self.data_dir / "layers" / layer for layer in below[:-1])]
+                        script = [sys.executable, "-I", "-S", layers.__file__]
+                        await link.run([*script, str(merged), *map(str, sources)], self.data_dir)
+                        made, below = merged, below[-1:]
+                    top = await asyncio.to_thread(self._disks.adopt, made)
+                    scraps.remove(made)
+                    await asyncio.to_thread(self._disks.publish, "snapshots", snapshot, [top, *below])
+                finally:
+                    await asyncio.shield(self._remove(link, scraps))
+
+    def _require_new_snapshot(self, vm_id: str, snapshot: str) -> None:
+        if not (self.data_dir / "vms" / vm_id / "manifest.json").exists():
+            raise EngineError(f"There is no machine {vm_id}.")
+        if (self.data_dir / "snapshots" / snapshot).exists():
+            raise BadInput(f"There is a snapshot {snapshot} already.")
+
+    async def _copy_upper(self, link: WardenLink, vm_id: str, target: Path) -> None:
+        upper = self.data_dir / "vms" / vm_id / "upper"
+        freeze = vm_id in self._running and vm_id not in self._paused
+        if freeze:
+            await link.request("freeze", vm=vm_id)
+        try:
+            await link.run(["cp", "-a", "--reflink=auto", "--", f"{upper}/.", str(target)], self.data_dir)
+        finally:
+            if freeze and vm_id in self._running:
+                await asyncio.shield(link.request("thaw", vm=vm_id))
+
+    async def delete_snapshot(self, snapshot: str) -> None:
+        """See `Engine.delete_snapshot`."""
+        _require_name(snapshot)
+        link = await self._ready()
+        async with _translated("delete snapshot of", snapshot):
+            await self._erase(link, "snapshots", snapshot)
+
+    # Processes
+
+    async def spawn(
+        self,
+        vm_id: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+    ) -> GuestProcess:
+        """See `Engine.spawn`. Without `cwd` it starts in /root, or in / if that is gone."""
+        link = self._require_running(vm_id)
+        if vm_id in self._paused:
+            raise EngineError(f"Machine {vm_id} is paused: resume it first.")
+        if not argv:
+            raise BadInput("A command needs at least its program's name.")
+        try:
+            return await link.spawn(
+                "spawn",
+                vm=vm_id,
+                argv=list(argv),
+                env={**_ENVIRONMENT, **(env or {})},
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        except WardenError as error:
+            raise EngineError(f"{argv[0]} cannot be started in machine {vm_id}: {error.strerror}.") from error
+
+
+def _require_name(name: str) -> None:
+    if not layers.valid_name(name):
+        raise BadInput(f"{name!r} cannot name a machine or snapshot: use up to 128 letters, digits, and any of _ . - after the first.")
+
+
+@asynccontextmanager
+async def _translated(what: str, name: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except (BadInput, DiskFull):
+        raise
+    except FileNotFoundError as error:
+        raise EngineError(f"Cannot {what} {name}: there is no such machine or snapshot ({error.filename}).") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"Cannot {what} {name}: no room left on the disk of the engine; free some.", machine_id=name) from error
+        raise EngineError(f"Cannot {what} {name}: {error.strerror or error}.") from error

@@ -1,0 +1,321 @@
+"""SSH inside TLS to one machine: a connection that many calls share, and processes on its channels.
+
+The connection verifies the certificate, names the machine by SNI, pins the machine's host key, and stays open. It knows nothing of commands,
+files or pools: `backends/` decides what to run and how many connections to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import io as stdio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import paramiko
+from pydantic import SecretStr
+
+from langchain_vers._io import io
+from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Unreachable
+from langchain_vers.platform.tls_socket import TLSSocket
+
+WINDOW = 8 * 1024 * 1024
+"""Receive window of a channel in bytes: what may be under way towards us, and so also the most that one channel can hold in memory."""
+KEEPALIVE_SECONDS = 15
+_BULK = 256 * 1024
+"""Bytes from which a send gets a thread of its own: less than any server's first window, so that smaller ones do not wait for the machine."""
+_LINGER_SECONDS = 5.0
+"""How long a shell that has ended its output may take to tidy up before its channel is closed over its head."""
+_SMALL = 4096
+_PACKET = 32 * 1024
+_REKEY_BYTES = 1 << 40
+"""The SSH layer lies inside TLS 1.3, which renews its own keys; paramiko's own rekeying after 512 MB only stalls long transfers."""
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """A host key's fingerprint as `ssh-keygen -l` prints it: "SHA256:" and unpadded base64."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+
+
+def load_private_key(text: SecretStr) -> paramiko.PKey:
+    """Read an OpenSSH or PEM private key; it stays in memory.
+
+    Raises:
+        BadInput: it is not a private key (the message does not quote it).
+
+    """
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        with contextlib.suppress(Exception):  # each class raises its own errors for another class's keys, and they may quote the key
+            return kind.from_private_key(stdio.StringIO(text.get_secret_value()))
+    raise BadInput("the platform's SSH key is not a private key that paramiko can read; ask for the machine's key again")
+
+
+class SSHConnection:
+    """One SSH connection to one machine. Coroutines of the I/O thread."""
+
+    def __init__(self, sock: TLSSocket, transport: paramiko.Transport, server_name: str) -> None:
+        self._sock = sock
+        self._transport = transport
+        self.server_name = server_name
+        self.fingerprint = fingerprint(transport.get_remote_server_key())
+        self.sending = asyncio.Lock()
+        """Held while a thread of the shared pool sends for this connection: one that is stuck must not use up the pool."""
+
+    @classmethod
+    async def open(
+        cls,
+        host: str,
+        port: int,
+        *,
+        server_name: str,
+        context: ssl.SSLContext,
+        private_key: SecretStr,
+        username: str = "root",
+        pinned: str | None = None,
+        timeout: float = 30.0,
+    ) -> SSHConnection:
+        """Connect, check the host key against `pinned` (a `fingerprint`; None accepts any), log in. `timeout` in seconds bounds it all.
+
+        Raises:
+            Unreachable: nobody answers, the certificate or the host key is not the expected one.
+            Denied: the machine refuses the key.
+            DeadlineExceeded: it took longer than `timeout`.
+
+        """
+        key = load_private_key(private_key)
+        sock: TLSSocket | None = None
+        transport: paramiko.Transport | None = None
+        try:
+            async with _translated(server_name, host, port), asyncio.timeout(timeout):
+                sock = await TLSSocket.connect(host, port, server_name=server_name, context=context)
+                transport = await io.blocking(_handshake, sock, timeout)
+                found = fingerprint(transport.get_remote_server_key())
+                if pinned is not None and found != pinned:
+                    raise Unreachable(
+                        f"{server_name} answered with SSH host key {found}, but {pinned} was pinned when the thread was attached; "
+                        "if the machine was rebuilt on purpose, attach to it again with vers_vm_use"
+                    )
+                await io.blocking(transport.auth_publickey, username, key)
+                transport.set_keepalive(KEEPALIVE_SECONDS)
+                return cls(sock, transport, server_name)
+        except BaseException:
+            if transport is not None:
+                transport.close()
+            if sock is not None:
+                sock.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection stands, as far as this side knows."""
+        return self._transport.is_active() and not self._sock.ended
+
+    async def start(self, command: str, *, timeout: float = 30.0) -> SSHProcess:
+        """Run a command on a channel of its own.
+
+        Raises:
+            Unreachable: the connection is broken, or the machine refuses a further channel.
+            DeadlineExceeded: no answer within `timeout` seconds.
+
+        """
+        opening = asyncio.ensure_future(io.blocking(self._open_channel, command, timeout))
+        try:
+            async with _translated(self.server_name), asyncio.timeout(timeout):
+                channel = await asyncio.shield(opening)
+        except BaseException:
+            opening.add_done_callback(_close_late)
+            raise
+        return SSHProcess(self, channel)
+
+    def _open_channel(self, command: str, timeout: float) -> paramiko.Channel:
+        channel = self._transport.open_session(window_size=WINDOW, timeout=timeout)
+        try:
+            channel.settimeout(timeout)
+            channel.exec_command(command)
+            channel.settimeout(None)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    async def close(self) -> None:
+        """Close the connection; processes on it see their input end."""
+        self._transport.close()
+        self._sock.close()
+
+
+class SSHProcess:
+    """A process on the other side: bytes to its input, bytes from its two outputs. Coroutines of the I/O thread."""
+
+    def __init__(self, connection: SSHConnection, channel: paramiko.Channel) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._wake = asyncio.Event()
+        self._released = False
+        self._taking: tuple[int, asyncio.Future[bytes]] | None = None
+        self.on_close: Callable[[], None] = lambda: None
+        """Called once, when the channel has been closed."""
+        signal = _ThreadsafeEvent(asyncio.get_running_loop(), self._wake)
+        channel.in_buffer.set_event(signal)
+        channel.in_stderr_buffer.set_event(signal)
+
+    @property
+    def ended_cleanly(self) -> bool:
+        """Whether the other side said that all output has been sent, as opposed to a connection that broke."""
+        return bool(self._channel.eof_received)
+
+    async def send(self, data: bytes) -> None:
+        """Send to the process's standard input; waits while its window is full.
+
+        Raises:
+            Unreachable: the channel or the connection is closed.
+
+        """
+        async with _translated(self._connection.server_name):
+            if len(data) > _BULK:
+                await asyncio.to_thread(_send_all, self._channel, data)
+            else:
+                async with self._connection.sending:
+                    await io.blocking(_send_all, self._channel, data)
+
+    async def send_eof(self) -> None:
+        """End the process's standard input."""
+        async with _translated(self._connection.server_name), self._connection.sending:
+            await io.blocking(self._channel.shutdown_write)
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next bytes of output: (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended. Cancelling loses nothing."""
+        while self._taking is None:
+            channel = self._channel
+            if channel.recv_stderr_ready():
+                kind, recv = 2, channel.recv_stderr
+            elif channel.recv_ready():
+                kind, recv = 1, channel.recv
+            elif channel.eof_received or channel.closed:
+                return 0, b""
+            else:
+                await self.arrival()
+                continue
+            # recv() sends a window adjustment once a tenth of the window has been read; that can wait for a key exchange, and so must not
+            # happen on the I/O thread. Below that threshold it is a copy from memory, done here.
+            room = channel.in_window_threshold - channel.in_window_sofar
+            if room > _SMALL:
+                return kind, recv(room)
+            self._taking = kind, asyncio.ensure_future(io.blocking(recv, WINDOW))
+        kind, taking = self._taking
+        data = await asyncio.shield(taking)
+        self._taking = None
+        return kind, data
+
+    async def arrival(self) -> None:
+        """Wait until `receive` has something to give."""
+        while self._taking is None:
+            self._wake.clear()
+            channel = self._channel
+            if channel.recv_stderr_ready() or channel.recv_ready() or channel.eof_received or channel.closed:
+                return
+            await self._wake.wait()
+
+    def close(self) -> None:
+        """Give the channel back: the process sees the end of its input. Does not wait."""
+        if not self._released:
+            self._released = True
+            task = asyncio.get_running_loop().create_task(self._finish())
+            _finishing.add(task)
+            task.add_done_callback(_finishing.discard)
+
+    async def _finish(self) -> None:
+        """Close the channel, and report it as free when the server no longer counts it: when the process has ended, as far as that is near."""
+        if self._channel.eof_received:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    while not self._channel.closed:
+                        self._wake.clear()
+                        if not self._channel.closed:
+                            await self._wake.wait()
+        with contextlib.suppress(RuntimeError):  # interpreter exit: the pool takes no more calls, and the connection goes with the process
+            await io.blocking(_close_channel, self._channel)
+        self.on_close()
+
+
+_finishing: set[asyncio.Task[None]] = set()
+"""Channels that are being closed; the event loop itself keeps no strong reference to its tasks."""
+
+
+def _send_all(channel: paramiko.Channel, data: bytes) -> None:
+    # Channel.sendall copies the whole rest for each packet, which is quadratic for large data.
+    view = memoryview(data)
+    while view:
+        view = view[channel.send(bytes(view[:_PACKET])) :]
+
+
+def _close_channel(channel: paramiko.Channel) -> None:
+    with contextlib.suppress(Exception):  # the connection may be gone, which closes it as well
+        channel.close()
+
+
+def _close_late(opening: asyncio.Future[paramiko.Channel]) -> None:
+    """A channel that opened after its caller had given up is closed."""
+    if not opening.cancelled() and opening.exception() is None:
+        io.in_background(_close_channel, opening.result())
+
+
+class _ThreadsafeEvent:
+    """What paramiko sets when bytes have arrived, forwarded to an asyncio event."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+        self._loop = loop
+        self._event = event
+
+    def set(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def clear(self) -> None:
+        """Clearing is the reader's business."""
+
+
+def _handshake(sock: Any, timeout: float) -> paramiko.Transport:
+    transport = paramiko.Transport(sock)
+    transport.packetizer.REKEY_BYTES = _REKEY_BYTES
+    transport.packetizer.REKEY_PACKETS = _REKEY_BYTES
+    options = transport.get_security_options()
+    preferred = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+    options.ciphers = [*preferred, *(cipher for cipher in options.ciphers if cipher not in preferred)]
+    try:
+        transport.start_client(timeout=timeout)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+@asynccontextmanager
+async def _translated(server_name: str, host: str | None = None, port: int | None = None) -> AsyncIterator[None]:
+    """Foreign errors of a connection become ours."""
+    where = server_name if host is None else f"{server_name} (by way of {host}:{port})"
+    try:
+        yield
+    except (Unreachable, Denied, BadInput):
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise Unreachable(
+            f"the TLS certificate of {where} was refused ({error.verify_message}); if it is signed by an authority of your own, set VERS_CA_FILE"
+        ) from error
+    except ssl.SSLError as error:
+        raise Unreachable(
+            f"the TLS connection to {where} failed ({error.reason or error}); check that the machine exists and runs"
+        ) from error
+    except paramiko.AuthenticationException as error:
+        raise Denied(f"{where} refused the machine's SSH key; attach to the machine again to fetch its present key") from error
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"{where} did not answer in time; check that the machine runs (vers_vms) and that the network is up"
+        ) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise Unreachable(f"the SSH connection to {where} failed ({error or type(error).__name__}); check that the machine runs") from error
+
