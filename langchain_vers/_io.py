@@ -13,11 +13,14 @@ import concurrent.futures
 import contextlib
 import contextvars
 import os
+import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+_END = object()
 
 CLOSE_SECONDS = 5.0
 """How long interpreter exit waits for connections to be closed in good order."""
@@ -125,6 +128,31 @@ class IOThread:
             if cancelled is not None:
                 raise cancelled
             return result
+
+    def run_relayed(self, start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]], deliver: Callable[[Item], object]) -> T:
+        """As `run(start(put))`, where each item that the coroutine `put`s is handed to `deliver` in the caller's own thread and context."""
+        if self.is_current():
+            raise RuntimeError("run_relayed() was called on the I/O thread; await the coroutine instead")
+        items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        done = self.submit(start(items.put))
+        done.add_done_callback(lambda _: items.put(_END))
+        try:
+            while (item := items.get()) is not _END:
+                deliver(item)
+            return done.result()
+        except BaseException:
+            if not done.done():
+                self._cancel(done)
+                concurrent.futures.wait([done], timeout=CLOSE_SECONDS)
+            raise
+
+    async def on_io_relayed(self, start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]], deliver: Callable[[Item], object]) -> T:
+        """As `on_io(start(put))`, where each item that the coroutine `put`s is handed to `deliver` on the caller's own loop and in its context."""
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        if self.is_current():
+            return await start(deliver)
+        # The result travels the same way as the items, behind them, so nothing is delivered after it.
+        return await self.on_io(start(lambda item: loop.call_soon_threadsafe(deliver, item, context=context)))  # type: ignore[arg-type, return-value]  # its handle is of no use
 
     def _cancel(self, done: concurrent.futures.Future[Any]) -> None:
         self.loop.call_soon_threadsafe(done.handle.cancel)  # type: ignore[attr-defined]  # set in submit

@@ -20,7 +20,6 @@ KEEP_LINES = 2000
 KEEP_BYTES = 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
-# `@` stands for the number of the control descriptor: high where the shell can (bash), so that a command's own `exec 9>lock` does not meet it.
 _BOOT = r"""
 __n='
 '
@@ -148,16 +147,6 @@ __vers_scan() {
   fi
   printf '\n'
   [ "$4" = 1 ] || return 0
-  printf '%s\n' "$PWD"
-  __q=$PWD
-  while [ ! -e "$__q/.git" ] && [ -n "$__q" ]; do __q=${__q%/*}; done
-  if [ -n "$__q" ]; then
-    while [ "$PWD/" != "$__q/" ]; do
-      __vers_rules "$__q/.gitignore"
-      __rest=${PWD#"$__q"/}
-      __q=$__q/${__rest%%/*}
-    done
-  fi
   find . -name .git -prune -o -name .gitignore -type f -print | while IFS= read -r __f; do
     __vers_rules "$__f"
   done
@@ -180,41 +169,43 @@ eval "$__line"
 [ -n "$__log" ] || exit 0
 
 # A command runs here and not in a function, so that bash's messages about it begin as if it had been called by itself.
-exec 7<&0 0</dev/null @>&2 2>/dev/null
+# Neither the input nor the control descriptor is inherited by the command: a server that it leaves behind must hold nothing of the channel.
+exec 7<&0 0</dev/null 8>&2 2>/dev/null
 (
   exec >/dev/null
-  if IFS= read -r __v <&7; then printf 'r\0' >&@; exit 0; fi
+  if IFS= read -r __v <&7; then printf 'r\0' >&8; exit 0; fi
   __vers_kill "$VERS_CALL"
-  printf 'k\0' >&@
+  printf 'k\0' >&8
 ) &
 __w=$!
 {
   (
-    exec 7<&-
-    trap 'printf "c%s\0" "$PWD" >&@' EXIT
+    exec 7<&- 8>&-
+    trap 'printf "%s\n" "$PWD" >"$__log.cwd"' EXIT
     eval "$__env"
     eval "$__c"
   )
-  printf 'd%s\0' "$?" >&@
+  __v=$?
+  __q=
+  if IFS= read -r __q <"$__log.cwd"; then printf 'c%s\0' "$__q" >&8; fi
+  printf 'd%s\0' "$__v" >&8
 } 2>&1 | (
-  exec 2>/dev/null 7<&- @>&-
+  exec 2>/dev/null 7<&- 8>&-
   trap '' PIPE
   exec tee -a "$__log"
 )
 { kill -9 $__w; wait $__w; } 2>/dev/null
-exec >/dev/null @>&-
+exec >/dev/null 8>&-
 set -- $(wc -lc <"$__log")
-if [ "${1:-0}" -le "$__lines" ] && [ "${2:-0}" -le "$__bytes" ]; then rm -f "$__log"; fi
+if [ "${1:-0}" -le "$__lines" ] && [ "${2:-0}" -le "$__bytes" ]; then rm -f "$__log.cwd" "$__log"; else rm -f "$__log.cwd"; fi
 exit 0
 """
 
 
 def boot(call: str) -> str:
     """The command that starts a session, for any login shell. `call` is its mark: letters and digits, used once."""
-    bash = _BOOT.replace("@", "250")
-    sh = _BOOT.replace("@", "8")
-    chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$2"; fi'
-    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(bash)} {shlex.quote(sh)}"
+    chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
+    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(_BOOT)}"
 
 
 def parse_ready(output: bytes, call: str) -> str | None:

@@ -43,8 +43,6 @@ class Listing:
 
     entries: list[Entry]
     rules: IgnoreRules | None = None
-    prefix: str = ""
-    """Where the scanned directory lies in the tree of the rules: "" at its top, else a path that ends with '/'."""
 
 
 def parse_scan(header: bytes, data: bytes, *, with_rules: bool) -> Listing:
@@ -53,7 +51,7 @@ def parse_scan(header: bytes, data: bytes, *, with_rules: bool) -> Listing:
     `header` tells the two dialects apart: "z" is NUL-separated and exact (GNU find), "l" one entry a line (names with line breaks are damaged).
     """
     entries, rest = _parse_nul(data) if header == b"z" else _parse_lines(data)
-    return Listing(entries, *_parse_rules(rest)) if with_rules else Listing(entries)
+    return Listing(entries, _parse_rules(rest)) if with_rules else Listing(entries)
 
 
 def _parse_nul(data: bytes) -> tuple[list[Entry], bytes]:
@@ -77,28 +75,17 @@ def _parse_lines(data: bytes) -> tuple[list[Entry], bytes]:
     return entries, rest
 
 
-def _parse_rules(data: bytes) -> tuple[IgnoreRules, str]:
-    """The directory that was scanned, then for each rules file its path, its size, and its bytes; those of parent directories come first.
-
-    Paths of parents are absolute, the others begin with "./".
-    """
-    scanned, _, rest = data.partition(b"\n")
-    files: list[tuple[str, bytes]] = []
-    while rest:
-        path, _, rest = rest.partition(b"\n")
-        size, _, rest = rest.partition(b"\n")
+def _parse_rules(data: bytes) -> IgnoreRules:
+    """For each rules file its path (which begins with "./"), its size, and its bytes."""
+    rules = IgnoreRules()
+    while data:
+        path, _, data = data.partition(b"\n")
+        size, _, data = data.partition(b"\n")
         if not size.strip().isdigit():
             break
-        files.append((_text(path).removesuffix("/.gitignore"), rest[: int(size)]))
-        rest = rest[int(size) :]
-    top = next((path for path, _ in files if path.startswith("/")), _text(scanned))
-    prefix = _text(scanned).removeprefix(top).strip("/")
-    prefix = prefix + "/" if prefix else ""
-    rules = IgnoreRules()
-    for path, content in files:
-        inside = path.removeprefix(top).strip("/") if path.startswith("/") else (prefix + path.removeprefix(".").strip("/")).strip("/")
-        rules.add(inside, content)
-    return rules, prefix
+        rules.add(_text(path).removesuffix("/.gitignore").removeprefix(".").removeprefix("/"), data[: int(size)])
+        data = data[int(size) :]
+    return rules
 
 
 def _text(name: bytes) -> str:
@@ -116,7 +103,7 @@ def select(listing: Listing, *, pattern: str | None, limit: int) -> Scan:
     matches = compile_glob(pattern) if pattern is not None else None
     kept = [entry for entry in listing.entries if matches is None or matches(entry.path)]
     if (rules := listing.rules) is not None:
-        kept = [entry for entry in kept if not rules.ignored(listing.prefix + entry.path, is_dir=entry.kind == "directory")]
+        kept = [entry for entry in kept if not rules.ignored(entry.path, is_dir=entry.kind == "directory")]
     kept.sort(key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
     return Scan(kept[:limit], truncated=len(kept) > limit)
 

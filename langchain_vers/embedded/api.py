@@ -241,6 +241,10 @@ class Machines:
     def _log_of(self, vm_id: str) -> Log:
         return self._logs.setdefault(vm_id, Log())
 
+    def _record(self, vm_id: str, stream: Stream, data: bytes, exec_id: str) -> None:
+        if vm_id in self._fleet.store.vms:  # what a deleted machine's last process prints is nobody's any more
+            self._log_of(vm_id).append(stream, data, exec_id)
+
     async def exec(self, call: Call) -> Response:
         """Run a command to its end."""
         vm = self._fleet.require_running(self._vm(call).vm_id)
@@ -248,7 +252,7 @@ class Machines:
         exec_id = str(uuid4()) if body.exec_id is None else as_uuid(body.exec_id, "run")
 
         async def log(stream: Stream, data: bytes) -> None:
-            self._log_of(vm.vm_id).append(stream, data, exec_id)
+            self._record(vm.vm_id, stream, data, exec_id)
 
         try:
             finished = await collect(
@@ -301,7 +305,7 @@ class Machines:
 
     async def _run_session(self, vm_id: str, body: Exec, session: Session) -> None:
         async def sink(stream: Stream, data: bytes) -> None:
-            self._log_of(vm_id).append(stream, data, session.exec_id)
+            self._record(vm_id, stream, data, session.exec_id)
             await session.chunk(stream, data)
 
         try:

@@ -101,10 +101,9 @@ class Fleet:
             if vm_id not in self.store.vms:
                 _log.info("removing machine %s, which was not finished when the server ended", vm_id)
                 await self.engine.delete(vm_id)
-
-    async def close(self) -> None:
-        """Stop all machines; their disks stay."""
-        await self.engine.close()
+            else:
+                # A server that was killed may have left processes; nobody would ever look after them.
+                await self.engine.stop(vm_id)
 
     def on_delete(self, watcher: Callable[[str], None]) -> None:
         """Have `watcher(vm_id)` called when a machine is gone."""

@@ -31,18 +31,18 @@ def parse_stat(text: str) -> tuple[int, str, int]:
 
 
 def _processes(proc: Path) -> Iterator[tuple[int, str, int]]:
-    for name in os.listdir(proc):
-        if name.isdigit() and name not in ("1", str(os.getpid())):
+    for path in proc.iterdir():
+        if path.name.isdigit() and path.name not in ("1", str(os.getpid())):
             with suppress(FileNotFoundError, ProcessLookupError):
-                yield parse_stat((proc / name / "stat").read_text(errors="replace"))
+                yield parse_stat((path / "stat").read_text(errors="replace"))
 
 
 def _running_threads(proc: Path, pid: int) -> bool:
     """Whether a thread of a process has yet to stop: the state of the process is that of its first thread alone."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        for name in os.listdir(proc / str(pid) / "task"):
+        for path in (proc / str(pid) / "task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                if parse_stat((proc / str(pid) / "task" / name / "stat").read_text(errors="replace"))[1] not in _AT_REST:
+                if parse_stat((path / "stat").read_text(errors="replace"))[1] not in _AT_REST:
                     return True
     return False
 

@@ -76,16 +76,16 @@ def build(plan: Plan) -> None:
     os.chdir("root")
     linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     for name in _PROC_READ_ONLY:
-        if os.path.exists(f"proc/{name}"):
+        if Path("proc", name).exists():
             linux.mount(f"proc/{name}", f"proc/{name}", None, linux.MS_BIND | linux.MS_REC)
             linux.mount("none", f"proc/{name}", None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | 0xE)
     _devices(plan["tmpfs"])
     for name in _PROC_HIDDEN:
-        if os.path.exists(f"proc/{name}"):
+        if Path("proc", name).exists():
             linux.mount("/dev/null", f"proc/{name}", None, linux.MS_BIND)
     linux.mount("tmpfs", "run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=755,size={plan['tmpfs']}")
-    os.mkdir("run/lock", 0o777)
-    os.chmod("run/lock", 0o1777)
+    Path("run/lock").mkdir()
+    Path("run/lock").chmod(0o1777)
     linux.pivot_root(".", ".")
     linux.unmount(".")
     os.chdir("/")
@@ -99,10 +99,10 @@ def _devices(size: str) -> None:
         os.close(os.open(f"dev/{name}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         linux.mount(f"/dev/{name}", f"dev/{name}", None, linux.MS_BIND)
     for destination, name in _LINKS:
-        os.symlink(destination, f"dev/{name}")
-    os.mkdir("dev/pts")
+        Path("dev", name).symlink_to(destination)
+    Path("dev/pts").mkdir()
     linux.mount("devpts", "dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    os.mkdir("dev/shm")
+    Path("dev/shm").mkdir()
     linux.mount("tmpfs", "dev/shm", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, f"mode=1777,size={size}")
 
 
@@ -154,8 +154,8 @@ def become_init(program: int | None) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     if program is not None:
-        os.execve(program, ["vers-init"], {})
-    os.execve("/usr/bin/sleep", ["sleep", "infinity"], {})
+        os.execve(program, ["vers-init"], {})  # noqa: S606 - that is the point
+    os.execve("/usr/bin/sleep", ["sleep", "infinity"], {})  # noqa: S606 - that is the point
 
 
 def execute(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, fds: Sequence[int]) -> None:
@@ -182,11 +182,11 @@ def execute(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, fds: S
         os.chdir(cwd)
     os.umask(0o022)
     if "/" in argv[0]:
-        os.execve(argv[0], list(argv), dict(env))
+        os.execve(argv[0], list(argv), dict(env))  # noqa: S606 - that is the point
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     for folder in env.get("PATH", "/usr/bin:/bin").split(":"):
         try:
-            os.execve(f"{folder}/{argv[0]}", list(argv), dict(env))
+            os.execve(f"{folder}/{argv[0]}", list(argv), dict(env))  # noqa: S606 - that is the point
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:

@@ -106,11 +106,14 @@ class _Stored:
 class Replays:
     """Answers to mutations that carried an `X-Idempotency-Key`: a repetition gets the stored answer, also while the first one runs.
 
-    Holds at most `entries` answers, the oldest go first. Server failures are not kept: a retry may succeed.
+    Holds at most `entries` answers and `size` bytes of them (the newest always), the oldest go first. Server failures are not kept: a retry
+    may succeed.
     """
 
-    def __init__(self, *, entries: int = 4096) -> None:
+    def __init__(self, *, entries: int = 4096, size: int = 64 * 1024 * 1024) -> None:
         self._entries = entries
+        self._size = size
+        self._used = 0
         self._answers: OrderedDict[tuple[str, ...], asyncio.Task[_Stored]] = OrderedDict()
 
     async def answer(self, key: tuple[str, ...], act: Callable[[], Awaitable[Response]]) -> Response:
@@ -119,20 +122,28 @@ class Replays:
         if task is None:
             task = asyncio.create_task(self._act(act))
             self._answers[key] = task
-            while len(self._answers) > self._entries:
-                oldest = next((each for each, other in self._answers.items() if other.done()), None)
-                if oldest is None:
-                    break
-                del self._answers[oldest]
+            task.add_done_callback(lambda done: self._settle(key, done))
         # The work belongs to every client that asked for it: one that hangs up does not end it.
         stored = await asyncio.shield(task)
-        if stored.status >= 500 and self._answers.get(key) is task:
-            del self._answers[key]
         return Response(stored.body, stored.status, media_type=stored.media_type)
 
     async def _act(self, act: Callable[[], Awaitable[Response]]) -> _Stored:
         response = await act()
         return _Stored(response.status_code, bytes(response.body), response.media_type)
+
+    def _settle(self, key: tuple[str, ...], task: asyncio.Task[_Stored]) -> None:
+        """Keep the answer of a task that has just ended, and make room for it."""
+        if task.cancelled() or task.exception() is not None or task.result().status >= 500:
+            del self._answers[key]
+            return
+        self._answers.move_to_end(key)
+        self._used += len(task.result().body)
+        for old, other in list(self._answers.items()):
+            if old == key or (len(self._answers) <= self._entries and self._used <= self._size):
+                break
+            if other.done():
+                del self._answers[old]
+                self._used -= len(other.result().body)
 
 
 async def read_body(request: Request) -> bytes:
@@ -149,6 +160,7 @@ async def read_body(request: Request) -> bytes:
 
 def endpoint(handler: Handler, replays: Replays, *, replayable: bool = True) -> Callable[[Request], Awaitable[Response]]:
     """A Starlette endpoint around a handler: reads the body, replays repetitions, turns errors into answers."""
+    running: set[asyncio.Task[Response]] = set()
 
     async def serve(request: Request) -> Response:
         try:
@@ -169,7 +181,10 @@ def endpoint(handler: Handler, replays: Replays, *, replayable: bool = True) -> 
             if request.method == "GET":
                 return await act()
             # A change that was begun is carried through even if the client hangs up.
-            return await asyncio.shield(asyncio.create_task(act()))
+            task = asyncio.create_task(act())
+            running.add(task)
+            task.add_done_callback(running.discard)
+            return await asyncio.shield(task)
         return await replays.answer((request.method, str(request.url.path), str(request.url.query), key), act)
 
     return serve

@@ -152,7 +152,7 @@ def _reap(pid: int) -> None:
 @contextlib.contextmanager
 def _launch_lock(folder: Path, deadline: float) -> Iterator[None]:
     """Hold the folder's launch lock."""
-    with (folder / LAUNCH_LOCK_FILE).open("a") as lock:
+    with os.fdopen(os.open(folder / LAUNCH_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -195,10 +195,14 @@ def _start(folder: Path, engine: str, deadline: float) -> ServerInfo:
 
 
 def _environment() -> dict[str, str]:
-    """The environment for the server: the same as here, and it must find the same package, however this process came by it."""
+    """What the server needs to run, and nothing else: it outlives this process, whose other variables may hold other programs' secrets."""
+    names = {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
+    prefixes = ("LC_", "XDG_", "PYTHON", "VERS_EMBEDDED_")
+    kept = {name: value for name, value in os.environ.items() if name in names or name.startswith(prefixes)}
+    # It must find the same package, however this process came by it.
     package_root = str(Path(__file__).resolve().parents[2])
-    paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    paths = [package_root, *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**kept, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _open_log(path: Path) -> IO[bytes]:

@@ -19,8 +19,7 @@ import re
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -198,7 +197,7 @@ def _merge_directory(what: Merge, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    os.spawnvp(os.P_WAIT, "cp", ["cp", "-a", "--reflink=auto", "--", str(source), str(target)])
+    os.spawnvp(os.P_WAIT, "cp", ["cp", "-a", "--reflink=auto", "--", str(source), str(target)])  # noqa: S606 - no shell wanted
 
 
 def _copy_attributes(source: Path, target: Path) -> None:

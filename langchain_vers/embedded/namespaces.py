@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ import sys
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from langchain_vers.embedded import base_system, layers
@@ -33,6 +34,11 @@ _ENVIRONMENT = {
     "USER": "root",
     "LOGNAME": "root",
     "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
+}
+_RIGHTS = {
+    "mapped": "Its root and other users are unprivileged ids on the host that own nothing there.",
+    "same": "Its root has the uid of the host's root (this file system cannot map owners), without that user's privileges on the host.",
+    "user": "Its root is the server's own user on the host, and the only user it has; files of the host can be replaced but not changed in place.",
 }
 _TOOLS = ("cp", "rm", "find")
 _SETTINGS = {
@@ -105,6 +111,7 @@ class NamespacesEngine(Engine):
         self._masks = Path()
         self._trees: list[str] = []
         self._specs: dict[str, MachineSpec] = {}
+        self._lock_file: int | None = None
 
     # Life of the engine
 
@@ -140,6 +147,7 @@ class NamespacesEngine(Engine):
         link = WardenLink(self._machine_ended, self._link_lost)
         try:
             await asyncio.to_thread(self._disks.open)
+            await asyncio.to_thread(self._claim)
             self._trees = await asyncio.to_thread(base_system.host_trees)
             await link.open(self.data_dir, self._trees)
         except OSError as error:
@@ -148,6 +156,7 @@ class NamespacesEngine(Engine):
                 " run the server outside of the container or allow user namespaces, or use another engine."
             ) from error
         self._link = link
+        self.isolation = f"{type(self).isolation} {_RIGHTS[link.rights]}"
         try:
             # Whoever ran here before is gone, and with it every mount of these: a warden does not outlive its server.
             garbage = await asyncio.to_thread(self._sweep)
@@ -158,6 +167,18 @@ class NamespacesEngine(Engine):
         except BaseException:
             await link.close()
             raise
+
+    def _claim(self) -> None:
+        """Make this folder ours: a second server's clean-up would take away what the first one is just making."""
+        if self._lock_file is not None:
+            return
+        lock = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise EngineError(f"Another server uses {self.data_dir}: stop it, or give this one a folder of its own.") from None
+        self._lock_file = lock
 
     def _sweep(self) -> list[Path]:
         kept = [self._base] if self._base else []
@@ -178,6 +199,9 @@ class NamespacesEngine(Engine):
         async with self._opening:
             if self._link is not None:
                 await self._link.close()
+            if self._lock_file is not None:
+                os.close(self._lock_file)
+                self._lock_file = None
 
     def _link_lost(self) -> None:
         self._link = None
@@ -259,10 +283,17 @@ class NamespacesEngine(Engine):
     async def _start(self, link: WardenLink, vm_id: str) -> None:
         plan = await asyncio.to_thread(self._prepare, vm_id)
         self._running[vm_id] = asyncio.get_running_loop().create_future()
+        starting = asyncio.ensure_future(link.request("start", vm=vm_id, plan=plan))
         try:
-            await link.request("start", vm=vm_id, plan=plan)
-        except BaseException:
-            # Cancelled half-way, it may come up yet; `stop` waits for what is recorded here, so only a refusal clears it.
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # It comes up whether we are there to see it or not: wait for that, and end it.
+            with suppress(WardenError):
+                await starting
+                await self._stop(vm_id)
+            self._running.pop(vm_id, None)
+            raise
+        except WardenError:
             self._running.pop(vm_id, None)
             raise
 

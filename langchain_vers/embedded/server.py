@@ -43,6 +43,8 @@ ENGINES = {
     "process": ("langchain_vers.embedded.process", "ProcessEngine"),
 }
 INSTALL_HINT = 'The embedded Vers needs packages that are not installed; install them with: pip install "langchain-vers[embedded]"'
+_KEEP_ALIVE_SECONDS = 75
+_GRACE_SECONDS = 2
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +88,7 @@ def _require_loopback(host: str) -> None:
 @contextlib.contextmanager
 def _alone(data_dir: Path) -> Iterator[None]:
     """Hold the folder's lock; raises `Conflict` if another server has it."""
-    with (data_dir / LOCK_FILE).open("a") as lock:
+    with os.fdopen(os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -115,7 +117,7 @@ def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.sock
     return listener
 
 
-async def serve(options: Options, *, ready: asyncio.Event | None = None) -> None:
+async def serve(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; raises `VersError` or `EngineError` when it cannot begin."""
     try:
         import uvicorn  # noqa: PLC0415 - these packages are an extra: without them the error must be ours
@@ -139,27 +141,34 @@ async def serve(options: Options, *, ready: asyncio.Event | None = None) -> None
     with _alone(options.data_dir), contextlib.ExitStack() as clean_up:
         api_key = _api_key(options)
         engine = load_engine(options.engine, options.data_dir)
-        problems = await engine.check()
-        if problems:
-            raise EngineError(" ".join(problems))
-        tls = await asyncio.to_thread(ensure_tls, options.data_dir)
-        store = Store(options.data_dir / f"{options.engine}.db")
-        clean_up.callback(store.close)
-        fleet = Fleet(engine, store)
-        front = SshFront(fleet, server_context(tls))
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-            clean_up.callback(loop.remove_signal_handler, number)
+        front: SshFront | None = None
         try:
+            problems = await engine.check()
+            if problems:
+                raise EngineError(" ".join(problems))
+            tls = await asyncio.to_thread(ensure_tls, options.data_dir)
+            store = Store(options.data_dir / f"{options.engine}.db")
+            clean_up.callback(store.close)
+            fleet = Fleet(engine, store)
             await fleet.open()
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+                clean_up.callback(loop.remove_signal_handler, number)
             family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
             listener = clean_up.enter_context(_listener(family, options.host, options.port))
+            front = SshFront(fleet, server_context(tls))
             ssh_port = await front.listen(options.host, options.ssh_port)
-            app = build_app(fleet, api_key=api_key, ssh_port=ssh_port)
             config = uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2
+                build_app(fleet, api_key=api_key, ssh_port=ssh_port),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
             )
             http = HttpServer(config)
             serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -178,8 +187,6 @@ async def serve(options: Options, *, ready: asyncio.Event | None = None) -> None
             write_private(options.data_dir / SERVER_FILE, encode_state(state))
             _log.info("serving on %s, SSH over TLS on port %d", state.url, ssh_port)
             _log.info("engine %s: %s", engine.name, engine.isolation)
-            if ready is not None:
-                ready.set()
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
@@ -188,13 +195,15 @@ async def serve(options: Options, *, ready: asyncio.Event | None = None) -> None
             await serving
             write_private(options.data_dir / SERVER_FILE, encode_state(replace(state, pid=None, start_time=None)))
         finally:
-            await front.close()
-            await fleet.close()
+            if front is not None:
+                await front.close()
+            await engine.close()
 
 
 def run(options: Options) -> int:
     """Serve in this process; the exit status. Failures to begin are told on stderr in one sentence."""
-    os.umask(0o077)
+    # What a machine's processes inherit must not depend on who starts the server. Secrets are written with mode 0600 in a folder of 0700.
+    os.umask(0o022)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # asyncssh tells every channel at level INFO, with the command in it.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)

@@ -33,7 +33,7 @@ from .keys import DOMAIN
 
 MAX_SESSIONS = 64
 """Sessions on one connection (OpenSSH allows 10)."""
-_WINDOW = 4 * 1024 * 1024
+_WINDOW = 2 * 1024 * 1024
 _MAX_PACKET = 64 * 1024
 _CHUNK = 64 * 1024
 _REKEY_BYTES = 64 * 1024**3

@@ -119,6 +119,16 @@ class Warden:
                 if self._selector.get_map().get(key.fd) is key:
                     key.data()
 
+    def finish(self) -> None:
+        """End all machines and tools, and wait until they are gone."""
+        signal.alarm(10)  # the kernel ends the machines with us in any case
+        for pid in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
     # Messages
 
     def _send(self, message: Message) -> None:
@@ -420,7 +430,7 @@ class Warden:
 
         def body(report: int) -> None:
             os.fchdir(handle)
-            os.write(report, json.dumps(work(Path("."))).encode() + b"\n")
+            os.write(report, json.dumps(work(Path())).encode() + b"\n")
             os._exit(0)
 
         def closed() -> None:
@@ -474,16 +484,16 @@ def enter(data_dir: str, trees: Sequence[str]) -> Rights:
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     stage = f"{data_dir}/stage"
-    os.makedirs(stage, exist_ok=True)
+    Path(stage).mkdir(exist_ok=True)
     # The stage hides nothing of the disk, which is reached through the folder opened here.
     linux.mount("tmpfs", stage, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
-    os.mkdir(f"{stage}/root")
-    os.mkdir(f"{stage}/lower")
+    for name in ("root", "lower"):
+        Path(stage, name).mkdir()
     names = {"disk": data_dir, **{f"lower/{tree.replace('/', '-')}": f"/{tree}" for tree in trees}}
     if rights == "same" and _mount_mapped(stage, names):
         return "mapped"
     for name, source in names.items():
-        os.symlink(source, f"{stage}/{name}")
+        Path(stage, name).symlink_to(source)
     return rights
 
 
@@ -512,7 +522,7 @@ def _mount_mapped(stage: str, names: dict[str, str]) -> bool:
         userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
             for name, source in names.items():
-                os.mkdir(f"{stage}/{name}")
+                Path(stage, name).mkdir()
                 mounted.append(f"{stage}/{name}")
                 linux.mount_mapped(source, f"{stage}/{name}", userns)
         finally:
@@ -521,7 +531,7 @@ def _mount_mapped(stage: str, names: dict[str, str]) -> bool:
         for path in reversed(mounted):
             with suppress(OSError):
                 linux.unmount(path)
-            os.rmdir(path)
+            Path(path).rmdir()
         return False
     finally:
         os.close(ready_r)
@@ -556,11 +566,12 @@ def main(arguments: Sequence[str]) -> None:
     number, data_dir, *trees = arguments
     link = socket.socket(fileno=int(number))
     link.set_inheritable(False)
+    try:
+        warden = Warden(link, data_dir, trees)
+    except OSError as error:
+        data = json.dumps({"event": "unable", **_explain(error)}).encode()
+        link.sendall(struct.pack(">I", len(data)) + data)
+        return
     with suppress(EOFError, ConnectionError):
-        try:
-            warden = Warden(link, data_dir, trees)
-        except OSError as error:
-            data = json.dumps({"event": "unable", **_explain(error)}).encode()
-            link.sendall(struct.pack(">I", len(data)) + data)
-            return
         warden.run()
+    warden.finish()

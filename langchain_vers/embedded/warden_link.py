@@ -158,6 +158,7 @@ class WardenLink:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(lost)
+                answer.exception()  # its requester may be gone
         self._answers.clear()
         for code in self._exits.values():
             code.set_result(-signal.SIGKILL)
@@ -199,6 +200,8 @@ class WardenLink:
             message["exit"] = self._exits[message["pid"]]
         answer = self._answers.pop(message.get("id", 0), None)
         if answer is None or answer.done():
+            if "pid" in message:  # whoever asked for it has been cancelled and will never see it
+                self._signal(message["pid"], signal.SIGKILL)
             return
         if "error" in message:
             answer.set_exception(WardenError(message.get("errno") or 0, message["error"]))

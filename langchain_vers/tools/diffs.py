@@ -31,7 +31,7 @@ class _Block:
 
 
 def unified_diff(text: str, changes: Sequence[Change], *, path: str = "file", max_bytes: int = MAX_DIFF_BYTES) -> str:
-    """The diff of `text` and `text` with `changes` (sorted, not overlapping), as `patch` reads it; cut behind a whole line at `max_bytes`."""
+    """The diff of `text` and `text` with `changes` (sorted, apart), as `patch` reads it; cut behind a whole line at `max_bytes`."""
     starts = _line_starts(text)
     blocks = _blocks(text, starts, changes)
     out = _Bounded(max_bytes)
@@ -123,8 +123,8 @@ def _blocks(text: str, starts: list[int], changes: Sequence[Change]) -> list[_Bl
             pieces += (text[position : change.start], change.text)
             position = change.end
             end = max(end, min(bisect_right(starts, change.end - 1 if change.end > change.start else change.end), count))
-            joined = "".join(pieces[-2:])
-            if end < count and position == starts[end] and not joined.endswith("\n") and joined:
+            last = next((piece for piece in reversed(pieces) if piece), "\n")
+            if end < count and position == starts[end] and not last.endswith("\n"):
                 end += 1
             index += 1
         pieces.append(text[position : starts[end]])

@@ -35,7 +35,7 @@ class EditError(BadInput):
 
 @dataclass(frozen=True)
 class Edit:
-    """One passage and what is to stand in its place. Line breaks are written as "\\n" whatever the file uses."""
+    """One passage and what is to stand in its place. Line breaks are line feeds, whatever the file uses."""
 
     old_text: str
     new_text: str
@@ -125,7 +125,7 @@ def apply_edits(data: bytes, edits: Sequence[Edit], *, path: str = "the file", m
 
 
 class _Document:
-    """A file's text, and the same with every line ending as "\\n" together with the way back."""
+    """A file's text, and the same with a line feed for every line ending, together with the way back."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -191,8 +191,8 @@ def _find(document: _Document, edit: Edit, old: str, label: str, path: str) -> t
         listed = ", ".join(map(str, lines[:_LISTED])) + (", ..." if len(lines) > _LISTED else "")
         how = " (loosely)" if loosely else ""
         raise EditError(
-            f"{label}old_text matches{how} {len(lines)} places in {path}, at lines {listed}; add surrounding lines to make it unique, or set "
-            "replace_all.",
+            f"{label}old_text matches{how} {len(lines)} places in {path}, at lines {listed}; add surrounding lines to make it unique, "
+            "or set replace_all.",
             lines=lines,
         )
     return spans, loosely
@@ -218,23 +218,32 @@ def _replacement(document: _Document, span: _Span, old: str, new: str) -> str:
     """`new` for a place: with the line endings of the place, and with the file's own bytes for lines that `old` and `new` share."""
     ending = document.ending_at(span.start, span.end)
     there = document.text[span.start : span.end]
-    mine = there.splitlines(keepends=True) if document.cr_only else _lines(there)
+    mine = _lines(there, "\r" if document.cr_only else "\n")
     before, after = _lines(old), _lines(new)
     if len(mine) != len(before):
         # Cannot be compared line by line: the passage ends in front of trailing blanks, or the like.
-        return new.replace("\n", ending) if ending != "\n" else new
+        return new.replace("\n", ending)
     out: list[str] = []
     for same, (a, b), (c, d) in _shared(before, after):
         if same:
             out.extend(mine[a:b])
         else:
-            out.extend(line.replace("\n", ending) if ending != "\n" else line for line in after[c:d])
+            # A line that takes the place of another also takes its ending.
+            for index, line in enumerate(after[c:d], start=a):
+                instead = mine[min(index, b - 1)] if a < b else ""
+                out.append(line.replace("\n", _ending_of(instead) or ending))
     return "".join(out)
 
 
-def _lines(text: str) -> list[str]:
+def _ending_of(line: str) -> str:
+    if line.endswith("\r\n"):
+        return "\r\n"
+    return line[-1] if line.endswith(("\n", "\r")) else ""
+
+
+def _lines(text: str, mark: str = "\n") -> list[str]:
     # Not str.splitlines: form feeds and U+2028 end no line of a file.
-    return [line for line in re.split(r"(?<=\n)", text) if line]
+    return [line for line in re.split(f"(?<={mark})", text) if line]
 
 
 def _shared(before: list[str], after: list[str]) -> Iterator[tuple[bool, tuple[int, int], tuple[int, int]]]:
@@ -266,31 +275,28 @@ def _not_found(document: _Document, old: str, label: str, path: str) -> EditErro
     near = _nearest(have, want)
     if near is None:
         return EditError(f"{label}old_text was not found in {path}, nor anything like it; read the file again.")
+    lost = f"{label}old_text was not found in {path};"
     for index, line in enumerate(want):
         row = near + index
+        number = max(row, 0) + 1
         if row >= len(have):
-            return EditError(
-                f"{label}old_text was not found in {path}; the nearest text begins at line {max(near, 0) + 1}, but the file ends before line {index + 1} of "
-                "old_text; read the file again.",
-                lines=[max(near, 0) + 1],
-            )
-        if row < 0 or have[row].rstrip() != line.rstrip():
-            number = max(row, 0) + 1
-            there = have[row] if row >= 0 else ""
-            what = "only the indentation differs: " if row >= 0 and there.strip() == line.strip() else ""
-            return EditError(
-                f"{label}old_text was not found in {path}; at the nearest place, line {number}, {what}the file has {_quote(there)} where old_text "
-                f"has {_quote(line)}; copy the text exactly as it is in the file.",
-                lines=[number],
-            )
-    return EditError(
-        f"{label}old_text was not found in {path}; the text at line {near + 1} differs in blanks or in how the lines begin and end; copy it exactly.",
-        lines=[near + 1],
-    )
+            message = f"{lost} the nearest text ends with the file, before line {index + 1} of old_text; read the file again."
+            return EditError(message, lines=[len(have)])
+        there = have[row] if row >= 0 else ""
+        if there.rstrip() == line.rstrip() and row >= 0:
+            continue
+        what = "only the indentation differs: " if row >= 0 and there.strip() == line.strip() else ""
+        message = (
+            f"{lost} at the nearest place, line {number}, {what}the file has {_quote(there)} where old_text has {_quote(line)}; "
+            "copy the text exactly as it is in the file."
+        )
+        return EditError(message, lines=[number])
+    message = f"{lost} the text at line {near + 1} differs in blanks or in how its lines begin and end; copy it exactly."
+    return EditError(message, lines=[near + 1])
 
 
 def _nearest(have: list[str], want: list[str]) -> int | None:
-    """Index in `have` where `want` would begin at the best place, None if nothing is alike. May be negative if `have` lacks the beginning."""
+    """Index in `have` where `want` would begin at the best place, None if nothing is alike; negative if `have` lacks the beginning."""
     rows: dict[str, list[int]] = {}
     wanted = {line.strip() for line in want} - {""}
     for row, line in enumerate(have):

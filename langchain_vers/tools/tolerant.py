@@ -17,6 +17,9 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
 _ODD_LINE = re.compile(r"[^\n]*[^\x00-\x7f][^\n]*")
+_ASCII = re.compile(r"[\x00-\x7f]+(?=[\x00-\x7f]|\Z)")
+_NEXT_ASCII = re.compile(r"[\x00-\x7f]")
+_BLANKS = " \t\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 _TRAILING = re.compile(r"(?<![ \t])[ \t]++(?=\n|\Z)")
 
 
@@ -51,7 +54,9 @@ class Reading:
             return
         part = text[start:end]
         position = 0
-        for match in _TRAILING.finditer(part):
+        # Looked for quickly first: most files have none, and a pattern that stops at every blank takes long.
+        has_trailing = " \n" in part or "\t\n" in part or part[-1] in " \t"
+        for match in _TRAILING.finditer(part) if has_trailing else ():
             if match.end() == len(part) and end < len(text) and text[end] != "\n":
                 continue  # the line goes on in the next run
             if match.start() > position:
@@ -61,20 +66,27 @@ class Reading:
             self._add(part[position:].translate(_PLAIN), start + position, len(part) - position, True)
 
     def _odd(self, text: str, start: int, end: int) -> None:
-        clusters = _clusters(text[start:end])
-        while clusters and not clusters[-1][0].strip(" \t"):
-            clusters.pop()
-        position = start
-        for form, length in clusters:
-            self._add(form, position, length, False)
-            position += length
+        line = text[start:end].rstrip(_BLANKS)
+        position = 0
+        while position < len(line):
+            # An ASCII letter before another character may carry the accent that follows; the ASCII text before it stands for itself.
+            run = _ASCII.match(line, position)
+            if run:
+                self._add(run.group().translate(_PLAIN), start + position, run.end() - position, True)
+                position = run.end()
+                continue
+            stop = _NEXT_ASCII.search(line, position + 1)
+            limit = stop.start() if stop else len(line)
+            for form, length in _clusters(line[position:limit]):
+                self._add(form, start + position, length, False)
+                position += length
 
     def find(self, old: str, *, overlapping: bool) -> list[tuple[int, int]]:
-        """Places (start, end) in the text where `old`, read in the same way, stands. Blanks at the end of `old` only match an end of line."""
+        """Places (start, end) in the text where `old`, read alike, stands. Blanks at the end of `old` only match an end of line."""
         wanted = Reading(old).text
         if not wanted.strip():
             return []
-        at_line_end = old[-1] in " \t" or (not old[-1].isascii() and old[-1].isspace())
+        at_line_end = old[-1] in _BLANKS
         found: list[tuple[int, int]] = []
         position = self.text.find(wanted)
         while position >= 0:

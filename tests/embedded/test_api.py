@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import SCHEMA, Api, Server, check_answer, wait_for
+from starlette.responses import Response
+
+from langchain_vers.embedded.http import Replays
 
 UNKNOWN = "3f0c8b1e-2a4d-4c7e-9b55-0d4f6a1c2e3b"
 
@@ -26,6 +30,13 @@ def events(response: httpx.Response) -> list[dict[str, Any]]:
 
 def output(found: list[dict[str, Any]], stream: str = "stdout") -> bytes:
     return b"".join(base64.b64decode(event["data_b64"]) for event in found if event.get("stream") == stream)
+
+
+def ended(pid: str) -> bool:
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 # -- keys
@@ -236,8 +247,8 @@ def test_a_time_out_kills_the_whole_tree(api: Api, tmp_path: Path) -> None:
     done = api.run(vm_id, script, timeout_secs=1)
     assert done["exit_code"] == 124
     assert done["stdout"] == "part\n"
-    pid = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
+    pid = (tmp_path / "pid").read_text().strip()
+    wait_for(lambda: ended(pid))
 
 
 def test_background_processes_do_not_hold_up_an_answer(api: Api) -> None:
@@ -366,6 +377,33 @@ def test_a_repeated_stream_is_the_same_run(api: Api, tmp_path: Path) -> None:
     assert output(answers[0]) == b"x\n"
 
 
+async def test_stored_answers_are_bounded_and_failures_are_not_stored() -> None:
+    calls: list[str] = []
+
+    def answering(status: int, size: int) -> Any:
+        async def act() -> Response:
+            calls.append("")
+            return Response(b"x" * size, status)
+
+        return act
+
+    replays = Replays(entries=3, size=1000)
+    for key, status, size, expected in (
+        ("a", 200, 10, 1),
+        ("a", 200, 10, 1),  # stored
+        ("b", 500, 10, 2),
+        ("b", 200, 10, 3),  # the failure was not stored
+        ("c", 404, 10, 4),
+        ("d", 200, 10, 5),
+        ("a", 200, 10, 6),  # the fourth answer pushed it out
+        ("big", 200, 5000, 7),
+        ("big", 200, 5000, 7),  # the newest is kept whatever its size
+        ("d", 200, 10, 8),
+    ):
+        assert (await replays.answer((key,), answering(status, size))).status_code == status
+        assert len(calls) == expected, key
+
+
 # -- bad input
 
 
@@ -425,10 +463,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from(
-    ["vm_config", "labels", "command", "env", "stdin", "timeout_secs", "working_dir", "exec_id", "cursor", "path", "content_b64", "mode"]
-    + ["commit_id", "name", "description", "tag_name", "ref", "state", "vars", "is_public"]
+FIELDS = (
+    "vm_config labels command env stdin timeout_secs working_dir exec_id cursor path content_b64 mode commit_id name description "
+    "tag_name ref state vars is_public"
 )
+KEYS = st.sampled_from(FIELDS.split())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -462,9 +501,13 @@ def test_a_killed_server_loses_nothing(own_server: Server) -> None:
     api("POST", "/commit_tags", 201, json={"tag_name": "t", "commit_id": commit})
     api("PUT", "/env_vars", 200, json={"vars": {"A": "1"}})
     key = api("GET", f"/vm/{vm_id}/ssh_key", 200)["ssh_private_key"]
+    api.run(vm_id, "setsid sh -c 'echo $$ > pid; exec sleep 300' > /dev/null 2>&1 &")
+    wait_for(lambda: api.run(vm_id, "test -s pid")["exit_code"] == 0)
+    left = api.run(vm_id, "cat pid")["stdout"].strip()
     api.close()
     own_server.kill()
     own_server.start()
+    wait_for(lambda: ended(left))
     api = Api(own_server.info)
     status = api("GET", f"/vm/{vm_id}/status", 200)
     assert (status["state"], status["labels"]) == ("running", {"keep": "me"})
@@ -477,11 +520,71 @@ def test_a_killed_server_loses_nothing(own_server: Server) -> None:
     api.close()
 
 
+def test_a_machine_without_its_disk_is_dead(own_server: Server) -> None:
+    api = Api(own_server.info)
+    lost, kept = api.new_vm(), api.new_vm()
+    api.close()
+    own_server.kill()
+    shutil.rmtree(next(path for path in own_server.data_dir.rglob(lost) if path.is_dir()))
+    own_server.start()
+    api = Api(own_server.info)
+    assert {vm["vm_id"]: vm["state"] for vm in api("GET", "/vms", 200)} == {lost: "dead", kept: "running"}
+    api("POST", f"/vm/{lost}/exec", 400, json={"command": ["true"]})
+    api("POST", f"/vm/{lost}/branch", 400)
+    api("PATCH", f"/vm/{lost}/state", 400, json={"state": "Running"})
+    api("DELETE", f"/vm/{lost}", 200)
+    assert api.run(kept, "echo fine")["stdout"] == "fine\n"
+    api.close()
+
+
 def test_no_process_of_a_machine_outlives_the_server(own_server: Server, tmp_path: Path) -> None:
     api = Api(own_server.info)
     vm_id = api.new_vm()
-    api.run(vm_id, f"(echo $$; exec sleep 300) > {tmp_path}/pids & wait_for=1; sleep 0.1")
+    api.run(vm_id, f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' > /dev/null 2>&1 &")
+    pid = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
     api.close()
-    marker = f"/proc/{(tmp_path / 'pids').read_text().strip()}"
+    assert Path(f"/proc/{pid}").exists()
     assert own_server.stop() == 0
-    wait_for(lambda: not Path(marker).exists() or " Z " in Path(f"{marker}/stat").read_text())
+    wait_for(lambda: ended(pid))
+
+
+# -- on the engine that isolates
+
+
+def test_the_core_on_namespaces(tmp_path: Path) -> None:
+    host_environment = Path("/etc/environment")
+    before = host_environment.read_bytes() if host_environment.exists() else None
+    server = Server(tmp_path / "data", "namespaces")
+    server.start()
+    api = Api(server.info)
+    api("PUT", "/env_vars", 200, json={"vars": {"COLOUR": "deep blue"}})
+    root = api.new_vm(labels={"a": "b"})
+    assert api.run(root, "cat /etc/environment")["stdout"] == 'COLOUR="deep blue"\n'
+    assert (host_environment.read_bytes() if host_environment.exists() else None) == before
+    assert api.run(root, "echo $COLOUR; id -u; echo mark > /root/mark; umask")["stdout"] == "deep blue\n0\n0022\n"
+    assert api.run(root, "setsid sleep 300 & sleep 300", timeout_secs=1)["exit_code"] == 124
+    assert "sleep" not in api.run(root, "cat /proc/[0-9]*/comm")["stdout"]
+    path = "/srv/deep/file"
+    api("PUT", f"/vm/{root}/files", 200, json={"path": path, "content_b64": "AAEC", "create_dirs": True, "mode": 0o640})
+    assert not Path(path).exists()
+    assert api("GET", f"/vm/{root}/files?path={path}", 200)["content_b64"] == "AAEC"
+    api("PUT", "/env_vars", 200, json={"vars": {}, "replace": True})
+    commit = api("POST", f"/vm/{root}/commit", 201, json={})["commit_id"]
+    branches = [each["vm_id"] for each in api("POST", f"/vm/{root}/branch?count=2", 201)["vms"]]
+    restored = api("POST", "/vm/from_commit", 201, json={"commit_id": commit})["vm_id"]
+    for vm_id in (*branches, restored):
+        assert api.run(vm_id, "cat /root/mark /etc/environment")["stdout"] == "mark\n"
+    api("PATCH", f"/vm/{root}/state", 200, json={"state": "Paused"})
+    api("POST", f"/vm/{root}/exec", 400, json={"command": ["true"]})
+    api.close()
+    server.kill()
+    server.start()
+    try:
+        api = Api(server.info)
+        assert api.run(root, "cat /root/mark")["stdout"] == "mark\n"
+        for vm in api("GET", "/vms", 200):
+            api("DELETE", f"/vm/{vm['vm_id']}", 200)
+        api("DELETE", f"/commits/{commit}", 204)
+        api.close()
+    finally:
+        assert server.stop() == 0

@@ -1,0 +1,91 @@
+"""What is offered: the fixed list of tools, built around one context.
+
+`VersToolkit().get_tools()` is all that most programs need. Which tools there are and what they are called never changes at run time; where they run
+is the context's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.tools import BaseTool, BaseToolkit
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+
+from langchain_vers.context import BackendContext
+from langchain_vers.errors import BadInput
+from langchain_vers.tools import files, machines, search, shell
+from langchain_vers.tools.base import ToolSpec, build
+
+WORKING_TOOLS = tuple(spec.name for spec in (*shell.SPECS, *files.SPECS, *search.SPECS))
+"""Names of the tools that work on the current machine."""
+MACHINE_TOOLS = tuple(spec.name for spec in machines.SPECS)
+"""Names of the tools that make, choose and version machines."""
+
+
+class VersToolkit(BaseToolkit):
+    """Tools for a computer that the agent can leave, come back to, fork and rewind.
+
+    Args are those of `BackendContext`, or `context` itself to share one, and:
+        tools: names of the tools to offer, default all.
+
+    Raises:
+        BadInput: an unknown tool name, or both a context and arguments for one.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    vm: str | None = None
+    local: bool | str | os.PathLike[str] = True
+    tools: Sequence[str] | None = None
+    shared_folder: str | os.PathLike[str] | None = None
+    api_key: SecretStr | Callable[[], str] | None = Field(None, repr=False)
+    base_url: str | None = None
+    ssh_endpoint: str | None = None
+    ca_file: str | os.PathLike[str] | None = None
+    data_dir: str | os.PathLike[str] | None = None
+    context: BackendContext | None = None
+    _context: BackendContext = PrivateAttr()
+
+    def model_post_init(self, _: Any, /) -> None:  # noqa: ANN401  # as pydantic declares it
+        """Make the context, or take the one that was given."""
+        options = {name: getattr(self, name) for name in type(self).model_fields if name not in {"tools", "context"}}
+        if self.context is None:
+            self._context = BackendContext(**options)
+            self.context = self._context
+        elif self.model_fields_set - {"context", "tools"}:
+            raise BadInput(f"give these to the context, not beside it: {', '.join(sorted(self.model_fields_set - {'context', 'tools'}))}")
+        else:
+            self._context = self.context
+        self._select()
+
+    def get_tools(self) -> list[BaseTool]:
+        """The tools, in a fixed order."""
+        specs = self._select()
+        moves = {spec.name: spec.moves for spec in specs}
+
+        def may_move(name: str, arguments: Mapping[str, Any]) -> bool:
+            return name in moves and moves[name](arguments)
+
+        return [build(spec, self._context, may_move) for spec in specs]
+
+    def _select(self) -> list[ToolSpec]:
+        specs = [*shell.SPECS, *files.SPECS, *search.SPECS, *machines.SPECS]
+        if self._context.registered:
+            specs.append(machines.USE_BACKEND)
+        if self.tools is None:
+            return specs
+        known = {spec.name for spec in specs}
+        unknown = [name for name in self.tools if name not in known]
+        if unknown:
+            raise BadInput(f"no tool is named {', '.join(map(repr, unknown))}; there are {', '.join(sorted(known))}")
+        return [spec for spec in specs if spec.name in set(self.tools)]
+
+    def close(self) -> None:
+        """Give back connections and processes of this side; destroys no machine."""
+        self._context.close()
+
+    async def aclose(self) -> None:
+        """See `close`."""
+        await self._context.aclose()

@@ -1,0 +1,151 @@
+"""`read`, `write`, `edit` and `ls`: files of whatever machine the thread is on."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from langchain_vers.backends.base import Backend, FileRead, version_of
+from langchain_vers.errors import BadInput
+from langchain_vers.tools import edits as editing
+from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.output import format_size
+from langchain_vers.tools.reading import describe_binary, image_block, page_text, sniff, too_large
+
+FIRST_BYTES = 1024 * 1024
+"""What `read` fetches first: all of most files, in one round trip."""
+MAX_BYTES = 64 * 1024 * 1024
+"""The largest file that `read` pages through and `edit` edits."""
+
+
+class Read(BaseModel):
+    path: str
+    offset: int | None = Field(None, description="First line, from 1")
+    limit: int | None = Field(None, description="Number of lines")
+
+
+class Write(BaseModel):
+    path: str
+    content: str
+
+
+class EditPair(BaseModel):
+    old_text: str = Field(description="Exact text, unique in the file unless replace_all")
+    new_text: str
+    replace_all: bool = False
+
+
+class EditArguments(BaseModel):
+    path: str
+    edits: list[EditPair] | None = Field(None, description="All matched against the original; must not overlap")
+    old_text: str | None = Field(None, description="For a single edit, instead of edits")
+    new_text: str | None = None
+    replace_all: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.edits is None) == (self.old_text is None):
+            raise ValueError("give either edits, or old_text and new_text")
+        if self.old_text is not None and self.new_text is None:
+            raise ValueError("old_text is given without new_text")
+        return self
+
+
+class Ls(BaseModel):
+    path: str | None = Field(None, description="Default: the working directory")
+    limit: int | None = Field(None, description="Default 500")
+
+
+async def read(call: Call, path: str, offset: int | None = None, limit: int | None = None) -> Answer:
+    route = await call.route()
+    found = await route.backend.read(path, cwd=route.cwd, length=FIRST_BYTES)
+    kind = sniff(found.data)
+    artifact: dict[str, Any] = {"path": path, "bytes": found.stat.size}
+    call.context.note(call.place, route)
+    if kind.family == "binary":
+        return Answer(describe_binary(path, kind, found.stat.size), artifact)
+    if found.stat.size > MAX_BYTES:
+        return Answer(too_large(path, found.stat.size), artifact, error=True)
+    data = await _whole(route.backend, path, route.cwd, found)
+    if kind.family == "image":
+        block = image_block(data, kind.name)
+        if isinstance(block, str):
+            return Answer(f"{path}: {block}", artifact, error=True)
+        return Answer(
+            [{"type": "text", "text": f"{path} ({kind.name}, {format_size(len(data))})"}, dict(block)], {**artifact, "mime_type": kind.name}
+        )
+    page = page_text(data, offset=1 if offset is None else offset, limit=limit, path=path)
+    text = page.text if page.notice is None else f"{page.text.rstrip(chr(10))}\n\n{page.notice}" if page.text else page.notice
+    return Answer(text, {**artifact, "truncated": page.truncated, "lines": page.total_lines})
+
+
+async def _whole(backend: Backend, path: str, cwd: str | None, found: FileRead) -> bytes:
+    if found.stat.size <= len(found.data):
+        return found.data
+    return (await backend.read(path, cwd=cwd)).data
+
+
+async def write(call: Call, path: str, content: str) -> Answer:
+    route = await call.route()
+    data = _encoded(content, "content")
+    await route.backend.write(path, data, cwd=route.cwd)
+    call.context.note(call.place, route)
+    return Answer(f"Wrote {len(data)} bytes to {path}", {"path": path, "bytes": len(data)})
+
+
+async def edit(
+    call: Call,
+    path: str,
+    edits: list[EditPair] | None = None,
+    old_text: str | None = None,
+    new_text: str | None = None,
+    replace_all: bool = False,
+) -> Answer:
+    wanted = edits if edits is not None else [EditPair(old_text=old_text or "", new_text=new_text or "", replace_all=replace_all)]
+    route = await call.route()
+    found = await route.backend.read(path, cwd=route.cwd, length=MAX_BYTES + 1)
+    if len(found.data) > MAX_BYTES:
+        raise BadInput(f"{path} is {format_size(found.stat.size)}, too large for edit; change it with bash (sed)")
+    pairs = [editing.Edit(pair.old_text, pair.new_text, pair.replace_all) for pair in wanted]
+    edited = editing.apply_edits(found.data, pairs, path=path)
+    await route.backend.write(path, edited.data, cwd=route.cwd, expect=version_of(found.data))
+    call.context.note(call.place, route)
+    tolerant = " (matched after evening out blanks, quotes or dashes)" if edited.tolerant else ""
+    passages = "1 passage" if edited.replacements == 1 else f"{edited.replacements} passages"
+    return Answer(
+        f"Replaced {passages} in {path}{tolerant}; first changed line {edited.first_changed_line}",
+        {"path": path, "diff": edited.diff, "first_changed_line": edited.first_changed_line, "replacements": edited.replacements},
+    )
+
+
+async def ls(call: Call, path: str | None = None, limit: int | None = None) -> Answer:
+    route = await call.route()
+    limit = 500 if limit is None else limit
+    scan = await route.backend.scan(path or ".", cwd=route.cwd, limit=limit)
+    call.context.note(call.place, route)
+    lines = [display(entry.path) + ("/" if entry.kind == "directory" else "") for entry in scan.entries]
+    text = "\n".join(lines) or "(empty directory)"
+    if scan.truncated:
+        text += f"\n\n[Showing the first {limit} entries; give a larger limit, or narrow it down with find]"
+    return Answer(text, {"path": path or ".", "entries": len(lines), "truncated": scan.truncated})
+
+
+def display(path: str) -> str:
+    """A path as text: bytes that are no UTF-8 are shown as U+FFFD, line breaks as their pictures."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\n", "␊").replace("\r", "␍")
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{what} has a lone surrogate at position {error.start}, which is no character; nothing was written") from None
+
+
+SPECS = [
+    ToolSpec("read", "Read a file: the first 2000 lines or 50KB from offset on, or a picture.", Read, read),
+    ToolSpec("write", "Create or overwrite a file, with parent directories.", Write, write),
+    ToolSpec("edit", "Replace exact text in a file, in one or several places at once.", EditArguments, edit),
+    ToolSpec("ls", "List a directory, hidden entries included; directories end with '/'.", Ls, ls),
+]

@@ -1,0 +1,351 @@
+"""The machine tools: VMs are listed, made, used, left, branched, committed, restored, paused, deleted and copied to by the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from langchain_vers.attachment import Attachment
+from langchain_vers.context import BackendContext, short_id
+from langchain_vers.errors import BadInput, Conflict, Denied, VersError
+from langchain_vers.platform import VersClient, VmCreateVmConfig
+from langchain_vers.platform.models import VM
+from langchain_vers.tools import transfer
+from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.output import format_size
+from langchain_vers.tools.shell import describe, run_command
+
+THREAD_LABEL = "langchain-vers-thread"
+"""The label that tells which thread made a VM."""
+BOOT_SECONDS = 120.0
+
+
+class NoArguments(BaseModel):
+    pass
+
+
+class VmCreate(BaseModel):
+    vcpu_count: int | None = Field(None, ge=1)
+    mem_size_mib: int | None = Field(None, ge=1)
+    fs_size_mib: int | None = Field(None, ge=1)
+    labels: dict[str, str] | None = None
+    attach: bool = Field(True, description="Work on it from now on")
+
+
+class VmUse(BaseModel):
+    vm_id: str = Field(description="Id, unique beginning of one, label, or alias")
+
+
+class VmExec(BaseModel):
+    vm_id: str
+    command: str
+    timeout: float | None = Field(None, description="Limit in seconds")
+
+
+class VmBranch(BaseModel):
+    vm_id: str | None = Field(None, description="Default: the current VM")
+    count: int = Field(1, ge=1, le=100)
+    attach: bool = Field(False, description="Go on on the (first) branch")
+
+
+class VmCommit(BaseModel):
+    vm_id: str | None = Field(None, description="Default: the current VM")
+    name: str | None = None
+    keep_paused: bool = False
+
+
+class VmRestore(BaseModel):
+    commit_id: str = Field(description="Commit id, tag, or repo:tag")
+    attach: bool = Field(True, description="Work on it from now on")
+
+
+class VmState(BaseModel):
+    vm_id: str | None = Field(None, description="Default: the current VM")
+    state: Literal["running", "paused"]
+
+
+class VmDelete(BaseModel):
+    vm_id: str
+
+
+class VmCopy(BaseModel):
+    source: str = Field(description="vm:<id>:/path, or a path on the user's machine")
+    destination: str = Field(description="As source")
+    recursive: bool = False
+
+
+class UseBackend(BaseModel):
+    name: str
+
+
+async def vms(call: Call) -> Answer:
+    client = await call.context.client()
+    found = await client.list_vms()
+    active = (await call.context.attachment(call.place.thread)).machine_id
+    lines = []
+    for vm in sorted(found, key=lambda vm: vm.created_at):
+        parts = [("* " if vm.vm_id == active else "  ") + vm.vm_id, str(vm.state), _age(vm.created_at)]
+        parts += [f"{key}={value}" for key, value in sorted((vm.labels or {}).items())]
+        parts += await _lineage(client, vm)
+        lines.append("  ".join(parts))
+    text = "\n".join(lines) or "There are no VMs; vers_vm_create makes one."
+    return Answer(text, {"vms": [vm.vm_id for vm in found], "active": active})
+
+
+async def _lineage(client: VersClient, vm: VM) -> list[str]:
+    try:
+        metadata = await client.get_vm_metadata(vm.vm_id)
+    except VersError:
+        return []  # deleted since it was listed, or an older server: the line is true without it
+    lineage = []
+    if metadata.grandparent_vm_id is not None:
+        lineage.append(f"from VM {short_id(str(metadata.grandparent_vm_id))}")
+    if metadata.parent_commit_id is not None:
+        lineage.append(f"commit {metadata.parent_commit_id}")
+    return lineage
+
+
+async def vm_create(
+    call: Call,
+    vcpu_count: int | None = None,
+    mem_size_mib: int | None = None,
+    fs_size_mib: int | None = None,
+    labels: dict[str, str] | None = None,
+    attach: bool = True,
+) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        client = await call.context.client()
+        wanted = dict(labels or {})
+        if call.place.thread is not None:
+            wanted.setdefault(THREAD_LABEL, call.place.thread)
+        config = VmCreateVmConfig(vcpu_count=vcpu_count, mem_size_mib=mem_size_mib, fs_size_mib=fs_size_mib, labels=wanted or None)
+        vm_id = await client.create_vm(config, wait_boot=True)
+        try:
+            attachment = await _answering(call.context, client, vm_id)
+        except BaseException:
+            await _delete_quietly(client, vm_id)
+            raise
+        if attach:
+            set_to(attachment)
+    return Answer(f"Created VM {vm_id}" + (" and attached to it" if attach else ""), _facts(vm_id, attached=attach))
+
+
+async def vm_use(call: Call, vm_id: str) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        client = await call.context.client()
+        vm_id = await call.context.resolve_vm(vm_id)
+        vm = await client.get_vm(vm_id)
+        resumed = vm.state in {"paused", "sleeping"}
+        if resumed:
+            await client.set_vm_state(vm_id, "running")
+        set_to(await _answering(call.context, client, vm_id))
+    return Answer(
+        f"Attached to VM {vm_id}" + (", which was resumed" if resumed else ""), {**_facts(vm_id, attached=True), "resumed": resumed}
+    )
+
+
+async def vm_exec(call: Call, vm_id: str, command: str, timeout: float | None = None) -> Answer:
+    vm_id = await call.context.resolve_vm(vm_id)
+    backend = await call.context.machine(vm_id)
+    result = await run_command(call, backend, None, command, timeout)
+    answer = describe(result, timeout)
+    return Answer(answer.content, {"backend": "vers", "machine_id": vm_id, **answer.artifact}, answer.error)
+
+
+async def vm_local(call: Call) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        if not call.context.local_allowed:
+            raise Denied("work on this machine is not allowed here; stay on the VM, or attach to another with vers_vm_use")
+        left = (await call.context.attachment(call.place.thread)).machine_id
+        set_to(Attachment(backend="local"))
+    text = (
+        f"Detached from VM {left}, which goes on running; commands now run on the user's machine"
+        if left
+        else "Commands already run on the user's machine"
+    )
+    return Answer(text, {"backend": "local", "machine_id": None, "left": left})
+
+
+async def vm_branch(call: Call, vm_id: str | None = None, count: int = 1, attach: bool = False) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        source = await _chosen(call, vm_id)
+        client = await call.context.client()
+        ids = await client.branch_vm(source, count=count)
+        if attach:
+            set_to(await _answering(call.context, client, ids[0]))
+    text = f"Branched VM {source} into {', '.join(ids)}" + (f"; attached to {ids[0]}" if attach else "")
+    return Answer(text, {**_facts(ids[0], attached=attach), "branches": ids, "source": source})
+
+
+async def vm_commit(call: Call, vm_id: str | None = None, name: str | None = None, keep_paused: bool = False) -> Answer:
+    source = await _chosen(call, vm_id)
+    client = await call.context.client()
+    commit = await client.commit_vm(source, name=name, keep_paused=keep_paused)
+    text = f"Committed VM {source} as {commit}" + (" and left it paused" if keep_paused else "")
+    return Answer(text, {**_facts(source), "commit": commit})
+
+
+async def vm_restore(call: Call, commit_id: str, attach: bool = True) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        client = await call.context.client()
+        vm_id = await _restored(client, commit_id.strip())
+        attachment = await _answering(call.context, client, vm_id)
+        if attach:
+            set_to(attachment)
+    text = f"Restored {commit_id} as VM {vm_id}" + (" and attached to it" if attach else "")
+    return Answer(text, {**_facts(vm_id, attached=attach), "commit": commit_id})
+
+
+async def vm_state(call: Call, state: str, vm_id: str | None = None) -> Answer:
+    chosen = await _chosen(call, vm_id)
+    client = await call.context.client()
+    await client.set_vm_state(chosen, state)
+    if state == "paused":
+        call.context.forget_vm(chosen)
+    return Answer(f"VM {chosen} is {state}", {**_facts(chosen), "state": state})
+
+
+async def vm_delete(call: Call, vm_id: str) -> Answer:
+    chosen = await call.context.resolve_vm(vm_id)
+    others = [thread for thread in call.context.attached_threads(chosen) if thread != call.place.thread]
+    if others:
+        raise Conflict(
+            f"VM {chosen} is in use by another thread; leave it there first (vers_vm_local or vers_vm_use), then delete it",
+            machine_id=chosen,
+        )
+    client = await call.context.client()
+    await client.delete_vm(chosen)
+    call.context.forget_vm(chosen)
+    mine = chosen == (await call.context.attachment(call.place.thread)).machine_id
+    text = f"Deleted VM {chosen}" + (
+        "; this thread was attached to it: use vers_vm_use, vers_vm_create or vers_vm_local before the next command" if mine else ""
+    )
+    return Answer(text, _facts(chosen))
+
+
+async def vm_copy(call: Call, source: str, destination: str, recursive: bool = False) -> Answer:
+    start, end = await _end(call.context, source), await _end(call.context, destination)
+
+    def progress(done: int, total: int) -> None:
+        call.emit(f"copied {format_size(done)} of {format_size(total)}\n")
+
+    copied = await transfer.copy(start, end, recursive=recursive, progress=progress)
+    text = f"Copied {start} to {copied.destination} ({format_size(copied.bytes)})"
+    return Answer(text, {"source": str(start), "destination": copied.destination, "bytes": copied.bytes})
+
+
+async def use_backend(call: Call, name: str) -> Answer:
+    async with call.context.moving(call.place) as set_to:
+        if name == "vers":
+            raise BadInput("a VM of Vers is chosen with vers_vm_use or vers_vm_create")
+        attachment = Attachment(backend=name)
+        await call.context.backend_of(attachment)
+        set_to(attachment)
+    return Answer(f"Commands now run on {name}", {"backend": name, "machine_id": None})
+
+
+async def _chosen(call: Call, vm_id: str | None) -> str:
+    if vm_id is not None:
+        return await call.context.resolve_vm(vm_id)
+    attachment = await call.context.attachment_at(call.place)
+    if attachment.backend != "vers" or attachment.machine_id is None:
+        raise BadInput("no VM is attached to this thread; give vm_id (vers_vms lists them)")
+    return attachment.machine_id
+
+
+async def _answering(context: BackendContext, client: VersClient, vm_id: str) -> Attachment:
+    """Wait until a VM runs and answers a command; its attachment, with the host key that it showed."""
+    await client.wait_until_running(vm_id, deadline=BOOT_SECONDS)
+    backend = await context.machine(vm_id)
+    result = await backend.exec("pwd", timeout=30.0)
+    return Attachment(backend="vers", machine_id=vm_id, cwd=result.cwd, host_key=backend.host_key)
+
+
+async def _restored(client: VersClient, ref: str) -> str:
+    if ":" in ref:
+        return await client.restore_vm(ref=ref)
+    if len(ref) == 36 and ref.count("-") == 4:
+        return await client.restore_vm(commit_id=ref)
+    commits = [
+        commit.commit_id for commit in (await client.list_commits()).commits if commit.name == ref or commit.commit_id.startswith(ref)
+    ]
+    if len(commits) == 1:
+        return await client.restore_vm(commit_id=commits[0])
+    if commits:
+        raise BadInput(f"{ref!r} means {len(commits)} commits; give the whole commit id")
+    return await client.restore_vm(tag_name=ref)
+
+
+async def _delete_quietly(client: VersClient, vm_id: str) -> None:
+    try:
+        await client.delete_vm(vm_id)
+    except VersError:
+        pass  # the error that brought us here is the one to report; the VM carries the thread's label
+
+
+async def _end(context: BackendContext, text: str) -> transfer.End:
+    if text.startswith("vm:"):
+        name, colon, path = text[3:].partition(":")
+        if not colon or not path.startswith("/"):
+            raise BadInput(f"{text!r} is no place on a VM; write vm:<id>:/absolute/path")
+        return transfer.End(await context.machine(await context.resolve_vm(name)), path)
+    if not text or "\0" in text:
+        raise BadInput("the path on this machine is empty or contains a NUL; give a path")
+    path = str(Path(context.local.home, text))
+    if not context.local_allowed:
+        folder = context.shared_folder
+        if folder is None or not Path(path).resolve().is_relative_to(folder):
+            where = f"only {folder} may be used" if folder is not None else "no folder of it may be used"
+            raise Denied(f"{text} is on this machine, where {where} by this agent; copy between VMs (vm:<id>:/path) instead")
+    return transfer.End(context.local, path + ("/" if text.endswith("/") else ""))
+
+
+def _facts(vm_id: str, *, attached: bool = False) -> dict[str, Any]:
+    return {"backend": "vers", "machine_id": vm_id, "attached": attached}
+
+
+def _age(created: datetime) -> str:
+    seconds = max(0, int((datetime.now(UTC) - created).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} old"
+    return f"{seconds}s old"
+
+
+def _attaches(arguments: Mapping[str, Any], default: bool) -> bool:
+    return bool(arguments.get("attach", default))
+
+
+SPECS = [
+    ToolSpec("vers_vms", "List the VMs; * marks the current one.", NoArguments, vms),
+    ToolSpec("vers_vm_create", "Make a new VM.", VmCreate, vm_create, moves=lambda arguments: _attaches(arguments, True)),
+    ToolSpec("vers_vm_use", "Work on a VM from now on; resumes a paused one.", VmUse, vm_use, moves=lambda arguments: True),
+    ToolSpec("vers_vm_exec", "Run one command on a given VM without moving there.", VmExec, vm_exec),
+    ToolSpec(
+        "vers_vm_local",
+        "Leave the VM and work on the user's machine again; the VM goes on.",
+        NoArguments,
+        vm_local,
+        moves=lambda arguments: True,
+    ),
+    ToolSpec(
+        "vers_vm_branch",
+        "Copy a VM as it is now into independent VMs.",
+        VmBranch,
+        vm_branch,
+        moves=lambda arguments: _attaches(arguments, False),
+    ),
+    ToolSpec("vers_vm_commit", "Save a VM as it is now, to be restored later.", VmCommit, vm_commit),
+    ToolSpec("vers_vm_restore", "Make a VM from a commit.", VmRestore, vm_restore, moves=lambda arguments: _attaches(arguments, True)),
+    ToolSpec("vers_vm_state", "Pause or resume a VM.", VmState, vm_state),
+    ToolSpec("vers_vm_delete", "Delete a VM for good.", VmDelete, vm_delete),
+    ToolSpec("vers_vm_copy", "Copy a file or directory between the user's machine and VMs.", VmCopy, vm_copy),
+]
+
+USE_BACKEND = ToolSpec(
+    "use_backend", "Work on another registered backend from now on.", UseBackend, use_backend, moves=lambda arguments: True
+)

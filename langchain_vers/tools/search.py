@@ -1,0 +1,111 @@
+"""`find` and `grep`: names and contents below a directory of whatever machine the thread is on, `.gitignore` respected."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+
+from pydantic import BaseModel, Field
+
+from langchain_vers.backends.base import Backend
+from langchain_vers.backends.globs import compile_glob
+from langchain_vers.errors import BadInput, Missing
+from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.files import display
+from langchain_vers.tools.matches import Found, Search, format_matches, grep_command, grep_input, parse_grep, parse_rg, rg_command, select
+
+SECONDS = 120.0
+_MOST_FILES = 200_000
+_NO_RG = b"\0norg\0"
+_NO_PATH = b"\0nopath\0"
+
+
+class Find(BaseModel):
+    pattern: str = Field(description="Glob; without '/' it matches names, ** crosses directories")
+    path: str | None = Field(None, description="Default: the working directory")
+    limit: int | None = Field(None, description="Default 1000")
+    include_ignored: bool = Field(False, description="Also what .gitignore excludes")
+
+
+class Grep(BaseModel):
+    pattern: str = Field(description="Regular expression")
+    path: str | None = Field(None, description="Directory or file; default: the working directory")
+    glob: str | None = Field(None, description="Only in files that match")
+    literal: bool = Field(False, description="The pattern is plain text")
+    ignore_case: bool = False
+    context: int | None = Field(None, description="Lines around each match")
+    limit: int | None = Field(None, description="Default 100")
+
+
+async def find(call: Call, pattern: str, path: str | None = None, limit: int | None = None, include_ignored: bool = False) -> Answer:
+    if not pattern.strip():
+        raise BadInput("the pattern is empty; give a glob such as *.py or src/**/test_*.py")
+    route = await call.route()
+    limit = 1000 if limit is None else limit
+    scan = await route.backend.scan(path or ".", cwd=route.cwd, pattern=pattern, recursive=True, ignored=include_ignored, limit=limit)
+    call.context.note(call.place, route)
+    lines = [display(entry.path) + ("/" if entry.kind == "directory" else "") for entry in scan.entries]
+    text = "\n".join(lines) or "Nothing found."
+    if scan.truncated:
+        text += f"\n\n[Showing the first {limit} results; narrow the pattern or path, or give a larger limit]"
+    return Answer(text, {"path": path or ".", "results": len(lines), "truncated": scan.truncated})
+
+
+async def grep(
+    call: Call,
+    pattern: str,
+    path: str | None = None,
+    glob: str | None = None,
+    literal: bool = False,
+    ignore_case: bool = False,
+    context: int | None = None,
+    limit: int | None = None,
+) -> Answer:
+    if not pattern:
+        raise BadInput("the pattern is empty; give a regular expression")
+    search = Search(
+        pattern, literal=literal, ignore_case=ignore_case, context=0 if context is None else context, glob=glob, limit=100 if limit is None else limit
+    )
+    route = await call.route()
+    found = await _search(route.backend, search, path or ".", route.cwd)
+    call.context.note(call.place, route)
+    if found.error:
+        raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
+    formatted = format_matches(select(found.matches, glob), limit=search.limit, context=search.context, complete=found.complete)
+    text = f"{formatted.text}\n\n{formatted.notice}" if formatted.notice else formatted.text
+    return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated})
+
+
+async def _search(backend: Backend, search: Search, path: str, cwd: str | None) -> Found:
+    """With ripgrep in one round trip where the machine has it, else with its grep on a list of files."""
+    if "\0" in path:
+        raise BadInput(f"the path {path!r} contains a NUL character, which no file name can; remove it")
+    folder, name = posixpath.split(path.rstrip("/")) if path.rstrip("/") else ("/", "")
+    script = (
+        f"p={shlex.quote(path)}\n"
+        "if ! command -v rg >/dev/null 2>&1; then printf '\\0norg\\0'\n"
+        f'elif [ -d "$p" ]; then cd -- "$p" && {rg_command(search)}\n'
+        f'elif [ -f "$p" ]; then cd -- {shlex.quote(folder or ".")} && {rg_command(search, name)}\n'
+        "else printf '\\0nopath\\0'; fi"
+    )
+    result = await backend.exec(script, cwd=cwd, timeout=SECONDS)
+    if result.tail == _NO_PATH:
+        raise Missing(f"{path} does not exist; check the path with ls")
+    if result.tail != _NO_RG:
+        return parse_rg(result.tail)
+    if (await backend.stat(path, cwd=cwd)).kind == "file":
+        files, start = [name], folder or "."
+    else:
+        scan = await backend.scan(path, cwd=cwd, recursive=True, ignored=False, limit=_MOST_FILES)
+        files, start = [entry.path for entry in scan.entries if entry.kind == "file"], path
+    if search.glob is not None:
+        picks = compile_glob(search.glob)
+        files = [file for file in files if picks(file)]
+    command = f"cd -- {shlex.quote(start)} && {grep_command(search)}"
+    return parse_grep((await backend.exec(command, cwd=cwd, stdin=grep_input(files), timeout=SECONDS)).tail)
+
+
+SPECS = [
+    ToolSpec("find", "Find files and directories by name, as .gitignore allows.", Find, find),
+    ToolSpec("grep", "Search file contents, as .gitignore allows; lines are cut at 500 characters.", Grep, grep),
+]

@@ -1,0 +1,147 @@
+"""The order of routing inside one message.
+
+A model may ask for several calls in one message, and they run side by side. As far as routing goes they must behave as if run one after the
+other: a call after `vers_vm_use` works on that machine, one before it on the machine of before. Nothing here does I/O or knows of machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_vers.attachment import Attachment
+from langchain_vers.errors import Conflict
+
+START_SECONDS = 10.0
+"""How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call stands: its thread, its message, and which calls of the message before it may move the thread to another machine."""
+
+    thread: str | None = None
+    """The thread's id; None for direct calls without one, which share an attachment of their own."""
+    message: str | None = None
+    """Names the message and the run in which its calls are carried out; None for a call outside any message."""
+    index: int = 0
+    """Position of the call in the message."""
+    movers: tuple[int, ...] = ()
+    """Positions of the earlier calls that may change the attachment."""
+    call_id: str | None = None
+
+
+def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None
+    """The place of a call, from the run's config and, inside a graph, from the tool's runtime.
+
+    `moves(tool_name, arguments)` tells whether a call may change the attachment.
+    """
+    configurable = config.get("configurable") or {}
+    thread = configurable.get("thread_id")
+    thread = None if thread is None else str(thread)
+    call_id = call_id or getattr(runtime, "tool_call_id", None)
+    message = _message_with(call_id, _messages(getattr(runtime, "state", None)))
+    if message is None:
+        return Place(thread, call_id=call_id)
+    calls = message.tool_calls
+    index = next(position for position, call in enumerate(calls) if call["id"] == call_id)
+    run = getattr(getattr(runtime, "execution_info", None), "run_id", None) or (config.get("metadata") or {}).get("run_id")
+    name = f"{message.id or '/'.join(str(call['id']) for call in calls)}@{run}"
+    return Place(thread, name, index, tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"])), call_id)
+
+
+def _messages(state: object) -> Sequence[Any]:
+    found = state.get("messages") if isinstance(state, Mapping) else state if isinstance(state, list) else getattr(state, "messages", None)
+    return found if isinstance(found, Sequence) else ()
+
+
+def _message_with(call_id: str | None, messages: Sequence[Any]) -> Any | None:  # noqa: ANN401  # a message of any kind
+    if call_id is None:
+        return None
+    for message in reversed(messages):
+        if any(call.get("id") == call_id for call in getattr(message, "tool_calls", None) or ()):
+            return message
+    return None
+
+
+@dataclass
+class _Move:
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    result: Attachment | None = None
+    failed: bool = False
+
+
+@dataclass
+class _Turn:
+    base: Attachment
+    moves: dict[int, _Move] = field(default_factory=dict)
+
+    def move(self, index: int) -> _Move:
+        return self.moves.setdefault(index, _Move())
+
+
+class Turns:
+    """The turns that are under way. Coroutines of one event loop."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[tuple[str | None, str], _Turn] = OrderedDict()
+
+    async def attachment_at(self, place: Place, current: Attachment) -> Attachment:
+        """The attachment that holds at a place: that of the last earlier move of its message, else the one from before the message.
+
+        `current` is the thread's attachment now. A working directory that changed meanwhile on the same machine is taken along.
+
+        Raises:
+            Conflict: an earlier call of the message that would have moved the thread failed, or was not carried out.
+        """
+        if place.message is None:
+            return current
+        turn = self._turn(place, current)
+        found = turn.base
+        for index in place.movers:
+            move = turn.move(index)
+            try:
+                async with asyncio.timeout(START_SECONDS):
+                    await move.begun.wait()
+            except TimeoutError:
+                raise Conflict(
+                    "an earlier call of the same message changes which machine is used, and it was not carried out; nothing was run: "
+                    "repeat this call in a message of its own"
+                ) from None
+            await move.ended.wait()
+            if move.failed:
+                raise Conflict(
+                    "an earlier call of the same message was to change which machine is used, and it failed; nothing was run here: "
+                    "look at its error, then repeat this call"
+                )
+            found = move.result or found
+        return current if found.same_machine(current) else found
+
+    def begin_move(self, place: Place, current: Attachment) -> None:
+        """A call that may move the thread has begun."""
+        if place.message is not None:
+            turn = self._turn(place, current)
+            if turn.move(place.index).ended.is_set():
+                turn.moves[place.index] = _Move()  # the call is being repeated
+            turn.move(place.index).begun.set()
+
+    def end_move(self, place: Place, result: Attachment, *, failed: bool = False) -> None:
+        """It has ended; the thread is on `result` now, unless it failed."""
+        if place.message is not None and (turn := self._turns.get((place.thread, place.message))) is not None:
+            move = turn.move(place.index)
+            move.result, move.failed = result, failed
+            move.ended.set()
+
+    def _turn(self, place: Place, current: Attachment) -> _Turn:
+        assert place.message is not None
+        key = (place.thread, place.message)
+        if key not in self._turns:
+            self._turns[key] = _Turn(current)
+            while len(self._turns) > _REMEMBERED:
+                self._turns.popitem(last=False)
+        return self._turns[key]
