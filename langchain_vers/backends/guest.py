@@ -20,9 +20,7 @@ KEEP_LINES = 2000
 KEEP_BYTES = 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
-_BOOT = r"""
-__n='
-'
+_PREAMBLE = r"""
 __dir=${TMPDIR:-/tmp}/vers-$(id -u)
 mkdir -m 700 "$__dir" 2>/dev/null
 if [ -L "$__dir" ] || [ ! -O "$__dir" ]; then __dir=$(mktemp -d); fi
@@ -175,6 +173,7 @@ exec 7<&0 0</dev/null 8>&2 2>/dev/null
   exec >/dev/null
   if IFS= read -r __v <&7; then printf 'r\0' >&8; exit 0; fi
   __vers_kill "$VERS_CALL"
+  rm -f "$__log.cwd"
   printf 'k\0' >&8
 ) &
 __w=$!
@@ -187,7 +186,7 @@ __w=$!
   )
   __v=$?
   __q=
-  if IFS= read -r __q <"$__log.cwd"; then printf 'c%s\0' "$__q" >&8; fi
+  if [ -s "$__log.cwd" ] && IFS= read -r __q <"$__log.cwd"; then printf 'c%s\0' "$__q" >&8; fi
   printf 'd%s\0' "$__v" >&8
 } 2>&1 | (
   exec 2>/dev/null 7<&- 8>&-
@@ -203,9 +202,13 @@ exit 0
 
 
 def boot(call: str) -> str:
-    """The command that starts a session, for any login shell. `call` is its mark: letters and digits, used once."""
+    """The command that starts a session, for any login shell. `call` is its mark: letters and digits, used once.
+
+    It stays short, for it is what `ps` shows; the functions follow as `preamble` on its standard input.
+    """
+    read = "__n='\n'; IFS= read -r __line && eval \"$__line\""
     chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
-    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(_BOOT)}"
+    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(read)}"
 
 
 def parse_ready(output: bytes, call: str) -> str | None:
@@ -223,6 +226,11 @@ def quote(text: str) -> str:
     return '"' + text.translate(_ESCAPES) + '"'
 
 
+def preamble() -> bytes:
+    """What a session is sent first, before it is needed: its functions, and the wait for the call."""
+    return _FIRST
+
+
 def call(function: str, *words: str | int | None) -> bytes:
     """The line that makes a waiting session run one of its functions. None is the empty word."""
     line = " ".join([f"__vers_{function}", *(quote("" if word is None else str(word)) for word in words)])
@@ -233,6 +241,8 @@ def exports(env: dict[str, str]) -> str:
     """Shell text that sets these variables for a command."""
     return "; ".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
 
+
+_FIRST = f"eval {quote(_PREAMBLE)}\n".encode()
 
 RELEASE = b"r\n"
 """Sent to a session whose command has finished but left processes behind that hold its output: they live on."""

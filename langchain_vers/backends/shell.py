@@ -65,12 +65,13 @@ class Session:
         """A mark that no other session has."""
         return secrets.token_hex(12)
 
-    async def wait_ready(self) -> None:
-        """Wait until the shell is there; what login scripts print before is thrown away.
+    async def prepare(self) -> None:
+        """Send the functions and wait until the shell is there; what login scripts print before is thrown away.
 
         Raises:
             Unreachable: it ended instead.
         """
+        await self.process.send(guest.preamble())
         seen = errors = b""
         while (folder := guest.parse_ready(seen, self.mark)) is None:
             kind, data = await self.process.receive()
@@ -451,7 +452,7 @@ class ShellBackend(Backend):
         session = Session(process, mark)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await session.wait_ready()
+                await session.prepare()
         except TimeoutError:
             process.close()
             raise DeadlineExceeded(f"{self._where} did not start a shell within {ANSWER_SECONDS:.0f} s", machine_id=self.machine_id) from None

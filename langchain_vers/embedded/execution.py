@@ -32,6 +32,8 @@ MARK = "VERS_EXEC_ID"
 TIMEOUT_EXIT_CODE = 124
 """What coreutils' `timeout` answers."""
 _CHUNK = 64 * 1024
+_ENTRY_BYTES = 300
+"""About what a kept chunk costs besides its data: a command may print a byte at a time."""
 _QUIET_AFTER_EXIT = 0.5
 """Seconds without output after which a finished command's leftover background processes are not listened to any longer."""
 
@@ -253,7 +255,7 @@ class Session:
         self._retain = retain
         self._size = 0
         self._cursor = 0
-        self._chunks: deque[tuple[int, int, bytes]] = deque()  # cursor, bytes, line
+        self._chunks: deque[tuple[int, int, bytes]] = deque()  # cursor, bytes that it costs, line
         self._readers: dict[object, int] = {}
         self._changed = asyncio.Condition()
 
@@ -267,21 +269,21 @@ class Session:
                     await self._changed.wait()
                 else:
                     self._size -= self._chunks.popleft()[1]
-            self._append(event, len(data))
+            self._append(event)
             self._changed.notify_all()
 
     async def exit(self, exit_code: int) -> None:
         """Append the last event."""
         async with self._changed:
-            self._append({"type": "exit", "exit_code": exit_code}, 0)
+            self._append({"type": "exit", "exit_code": exit_code})
             self.finished = True
             self._changed.notify_all()
 
-    def _append(self, event: dict[str, object], size: int) -> None:
+    def _append(self, event: dict[str, object]) -> None:
         self._cursor += 1
-        event = {**event, "exec_id": self.exec_id, "cursor": self._cursor}
-        self._chunks.append((self._cursor, size, json.dumps(event).encode() + b"\n"))
-        self._size += size
+        line = json.dumps({**event, "exec_id": self.exec_id, "cursor": self._cursor}).encode() + b"\n"
+        self._chunks.append((self._cursor, len(line) + _ENTRY_BYTES, line))
+        self._size += len(line) + _ENTRY_BYTES
 
     async def attach(self, cursor: int = 0, *, from_latest: bool = False) -> AsyncIterator[bytes]:
         """NDJSON lines after `cursor` (the exit event always, if the process has ended), until the exit event."""
@@ -334,9 +336,9 @@ class Log:
         """Add a chunk; the oldest ones make room."""
         self._entries.append(LogEntry(self._end, now(), stream, data, exec_id))
         self._end += len(data)
-        self._size += len(data)
+        self._size += len(data) + _ENTRY_BYTES
         while self._size > self._retain and len(self._entries) > 1:
-            self._size -= len(self._entries.popleft().data)
+            self._size -= len(self._entries.popleft().data) + _ENTRY_BYTES
 
     def page(self, offset: int, max_entries: int, stream: Stream | None) -> tuple[list[LogEntry], int, bool]:
         """Entries from byte `offset` on, the offset after the last one looked at, and whether the end was reached."""

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import logging
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -45,40 +45,48 @@ class Gate:
         self._inside = 0
         self._alone = False
         self._waiting = 0
-        self._changed = asyncio.Condition()
+        self._waiters: set[asyncio.Future[None]] = set()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Together with others."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._alone and not self._waiting)
-            self._inside += 1
+        await self._wait(lambda: not self._alone and not self._waiting)
+        self._inside += 1
         try:
             yield
         finally:
             self._inside -= 1
-            await self._notify()
+            self._wake()
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Alone."""
-        async with self._changed:
-            self._waiting += 1
-            try:
-                await self._changed.wait_for(lambda: not self._alone and not self._inside)
-                self._alone = True
-            finally:
-                self._waiting -= 1
-                self._changed.notify_all()
+        self._waiting += 1
+        try:
+            await self._wait(lambda: not self._alone and not self._inside)
+            self._alone = True
+        finally:
+            self._waiting -= 1
+            self._wake()
         try:
             yield
         finally:
             self._alone = False
-            await self._notify()
+            self._wake()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Fleet:
@@ -229,15 +237,15 @@ class Fleet:
         finally:
             await self.engine.delete_snapshot(snapshot)
 
-    async def _all_or_none(self, creations: Sequence[object]) -> list[str]:
-        results = await asyncio.gather(*creations, return_exceptions=True)  # type: ignore[call-overload]  # coroutines, typed by their callers
+    async def _all_or_none(self, creations: Sequence[Coroutine[object, object, str]]) -> list[str]:
+        results = await asyncio.gather(*creations, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             for result in results:
                 if isinstance(result, str):
                     await self.delete(result)
             raise failures[0]
-        return list(results)
+        return [result for result in results if isinstance(result, str)]
 
     async def snapshot(
         self,

@@ -16,7 +16,7 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"')
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
 )
-_ODD_LINE = re.compile(r"[^\n]*[^\x00-\x7f][^\n]*")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ASCII = re.compile(r"[\x00-\x7f]+(?=[\x00-\x7f]|\Z)")
 _NEXT_ASCII = re.compile(r"[\x00-\x7f]")
 _BLANKS = " \t\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
@@ -34,12 +34,17 @@ class Reading:
         self._starts: list[int] = []
         self._runs: list[tuple[int, int, int, bool]] = []
         position = 0
-        for match in _ODD_LINE.finditer(text):
-            if unicodedata.is_normalized("NFKC", match.group()):
-                continue
-            self._plain(text, position, match.start())
-            self._odd(text, match.start(), match.end())
-            position = match.end()
+        # From one character that is not ASCII to the line around it: one regular expression for the line would try each start of each line.
+        odd = _NOT_ASCII.search(text)
+        while odd:
+            start = text.rfind("\n", 0, odd.start()) + 1
+            end = text.find("\n", odd.start())
+            end = len(text) if end < 0 else end
+            if not unicodedata.is_normalized("NFKC", text[start:end]):
+                self._plain(text, position, start)
+                self._odd(text, start, end)
+                position = end
+            odd = _NOT_ASCII.search(text, end)
         self._plain(text, position, len(text))
         self.text = "".join(self._out)
 

@@ -10,7 +10,6 @@ import stat as modes
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langchain_vers.backends import local_files
-from langchain_vers.backends.base import ABSENT, version_of
+from langchain_vers.backends.base import ABSENT, Scan, version_of
 from langchain_vers.errors import BadInput, Conflict, Denied, DiskFull, Missing, VersError, WrongKind
 
 as_root = os.geteuid() == 0
@@ -298,7 +297,7 @@ def test_names_that_are_not_utf8(cwd: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Iterator[str]:
+def tree(tmp_path: Path) -> str:
     for name in ("a/b/c.py", "a-b", "a.x", "a0", ".git/config", "sub/.git/x", ".hidden/y.py", "build/out.o", "é.py", "\U0001f600.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
@@ -309,7 +308,7 @@ def tree(tmp_path: Path) -> Iterator[str]:
     return str(tmp_path)
 
 
-def paths(found: local_files.Scan) -> list[str]:
+def paths(found: Scan) -> list[str]:
     return [entry.path for entry in found.entries]
 
 

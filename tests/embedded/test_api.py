@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 from serving import SCHEMA, Api, Server, check_answer, wait_for
 from starlette.responses import Response
 
+from langchain_vers.embedded.execution import Log, Session
+from langchain_vers.embedded.fleet import Gate
 from langchain_vers.embedded.http import Replays
 
 UNKNOWN = "3f0c8b1e-2a4d-4c7e-9b55-0d4f6a1c2e3b"
@@ -313,6 +316,62 @@ def test_the_log_of_a_machine(api: Api) -> None:
     assert api("GET", f"/vm/{vm_id}/logs?offset={first['next_offset']}", 200)["entries"] == page["entries"][1:]
     assert len(api("GET", f"/vm/{vm_id}/logs?stream=stderr", 200)["entries"]) == 1
     api("GET", f"/vm/{vm_id}/logs?stream=both", 400)
+
+
+async def test_output_in_tiny_pieces_is_bounded_too() -> None:
+    log, session = Log(retain=10_000), Session("s", retain=10_000)
+    for _ in range(1000):
+        log.append("stdout", b"x", "s")
+        await session.chunk("stdout", b"x")
+    await session.exit(0)
+    assert len(log.page(0, 10_000, None)[0]) < 40
+    assert log.page(0, 10_000, None)[1:] == (1000, True)
+    lines = [json.loads(line) async for line in session.attach()]
+    assert len(lines) < 40
+    assert lines[-1] == {"type": "exit", "exit_code": 0, "exec_id": "s", "cursor": 1001}
+
+
+async def test_nothing_is_dropped_while_a_client_is_attached() -> None:
+    session = Session("s", retain=5_000)
+    reader = session.attach()
+
+    async def write() -> None:
+        for _ in range(200):
+            await session.chunk("stdout", b"x" * 100)
+        await session.exit(0)
+
+    writing = asyncio.create_task(write())
+    first = json.loads(await anext(reader))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not writing.done()  # it waits for the reader
+    cursors = [first["cursor"], *[json.loads(line)["cursor"] async for line in reader]]
+    assert cursors == list(range(1, 202))
+    await writing
+
+
+async def test_a_gate_lets_many_in_or_one_alone() -> None:
+    gate, inside = Gate(), []
+
+    async def enter(name: str, *, alone: bool) -> None:
+        async with gate.exclusive() if alone else gate.shared():
+            inside.append(name)
+            try:
+                assert not alone or len(inside) == 1
+                await asyncio.sleep(0.005)
+            finally:
+                inside.remove(name)
+
+    tasks = [asyncio.create_task(enter(str(number), alone=number % 3 == 0)) for number in range(30)]
+    await asyncio.sleep(0.01)
+    for task in tasks[5:25:4]:
+        task.cancel()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results), results
+    assert not inside
+    async with asyncio.timeout(1), gate.exclusive():
+        pass
 
 
 # -- files

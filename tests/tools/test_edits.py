@@ -4,6 +4,7 @@ import subprocess
 import time
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import assume, given, settings
@@ -137,7 +138,9 @@ def test_an_exact_match_is_str_replace(text: str, start: int, length: int, new: 
 
 
 @given(TEXT, TEXT.filter(str.strip), TEXT, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]), st.booleans())
-def test_a_tolerant_match_touches_nothing_else(before: str, middle: str, after: str, form: str, crlf: bool) -> None:
+def test_a_tolerant_match_touches_nothing_else(
+    before: str, middle: str, after: str, form: Literal["NFC", "NFD", "NFKC", "NFKD"], crlf: bool
+) -> None:
     # The passage is looked for in another spelling; whatever is replaced must read like the passage, and the rest must stay.
     old = unicodedata.normalize(form, middle.replace("“", '"').replace("‘", "'"))
     text = (before + middle + after).replace("\n", "\r\n") if crlf else before + middle + after
@@ -189,6 +192,14 @@ def test_the_diff_is_bounded(tmp_path: Path) -> None:
     assert len(found.diff) < 2100 and found.diff.endswith("[The diff is longer than is shown here.]\n")
     small = apply_edits(b"a\nb\nc\nd\ne\nf\ng\nh\ni\n", [Edit("b", "B"), Edit("i\n", "")], path="x")
     assert small.diff == "--- x\n+++ x\n@@ -1,9 +1,8 @@\n a\n-b\n+B\n c\n d\n e\n f\n g\n h\n-i\n"
+
+
+@pytest.mark.parametrize("text", ["x" * 5_000_000, "é" * 2_000_000, "a " * 2_000_000, "ﬁ" + "x" * 3_000_000, "\u0301" * 50_000])
+def test_one_long_line_is_quick(text: str) -> None:
+    started = time.process_time()
+    with pytest.raises(EditError):
+        apply_edits(text.encode(), [Edit("not to be found", "x")])
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
