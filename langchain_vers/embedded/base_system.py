@@ -1,8 +1,8 @@
 """What a new machine of the `namespaces` engine finds on its disk: this host's programs, and nothing that is private on this host.
 
-Three parts. Folders of the host that machines see through an overlay (`host_trees`), each with a mask on top that hides what not everyone on
-the host may read. A root folder made from scratch, with a cleaned copy of /etc and an empty /var. And nothing else: no homes, keys, temporary
-files, sockets or data of services.
+Three parts. Folders of the host that machines see through an overlay (`host_trees`), each with a mask on top that hides what not everyone
+on the host may read. A root folder made from scratch, with a cleaned copy of /etc and an empty /var. And nothing else: no homes, keys,
+temporary files, sockets or data of services.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def key_of(tree: str) -> str:
 def build_mask(tree: str, target: Path, *, own_directories: bool) -> None:
     """Make the layer that goes on top of a host folder, in the new folder `target`.
 
-    It hides (by whiteouts) every file, folder, socket, pipe and device that others on the host may not read. With `own_directories` it also holds
-    the folders themselves, three deep: for an ordinary user they are somebody else's otherwise, and nothing could be installed there.
+    It hides (by whiteouts) every file, folder, socket, pipe and device that others on the host may not read. With `own_directories` it
+    also holds the folders themselves, three deep: for an ordinary user they are somebody else's otherwise, and nothing could be installed
+    there.
 
     Raises:
         OSError: the tools are missing or the disk is full.

@@ -23,8 +23,8 @@ from langchain_vers.embedded import linux
 NAMESPACES = linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWUSER | linux.CLONE_NEWPID | linux.CLONE_NEWNET
 JOINED = NAMESPACES & ~linux.CLONE_NEWPID  # the pid namespace is joined by the parent, before it forks
 
-# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap: what
-# a package manager or a service needs. Without sys_admin nobody in the machine can mount or unmount.
+# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap:
+# what a package manager or a service needs. Without sys_admin nobody in the machine can mount or unmount.
 CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -35,8 +35,8 @@ _LINKS = (
     ("/proc/self/fd/2", "stderr"),
     ("pts/ptmx", "ptmx"),
 )
-# Files of /proc that belong to the host as a whole. An ordinary uid cannot write them anyway; where a machine's root is the host's uid 0 (no
-# mapped mounts, see `warden`) this is what keeps it from, say, kernel.core_pattern.
+# Files of /proc that belong to the host as a whole. An ordinary uid cannot write them anyway; where a machine's root is the host's uid 0
+# (no mapped mounts, see `warden`) this is what keeps it from, say, kernel.core_pattern.
 _PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats", "kmsg")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1

@@ -1,13 +1,13 @@
 """The disks of the `namespaces` engine: layers, what is stacked on what, and which layer nobody needs any more.
 
-    layers/<layer>/<tree>/...        what one snapshot changed, per overlay ("root" and the names of the host's folders); never written again
+    layers/<layer>/<tree>/...    what one snapshot changed, per overlay ("root" and the names of the host's folders); never written again
     vms/<vm>/{upper,work}/<tree>/    what a machine has changed since
     {vms,snapshots}/<name>/manifest.json   {"layers": [top, ..., base]}
     trash/                           being made or being deleted; emptied when the engine starts
 
-A layer is kept as long as a manifest names it. That is read off the manifests, not counted, so a crash cannot make it wrong: things are made in
-`trash` and appear by one rename, and disappear by one. Copying and removing trees takes rights that the server may not have: the `warden` runs
-the tools for that, among them this module's `main`, which merges layers. Standard library only.
+A layer is kept as long as a manifest names it. That is read off the manifests, not counted, so a crash cannot make it wrong: things
+are made in `trash` and appear by one rename, and disappear by one. Copying and removing trees takes rights that the server may not have:
+the `warden` runs the tools for that, among them this module's `main`, which merges layers. Standard library only.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def plan_merge(directories: Sequence[Path]) -> dict[str, Merge]:
                     if opaque:
                         closed.add(entry.name)
                 else:
-                    # Below a directory, anything else (a file, or the mark of its deletion) ends it: nothing from further down belongs to it.
+                    # Below a directory, anything else (a file, or the mark of its deletion) ends it: what is further down is another's.
                     entries[entry.name] = Merge(before.sources, opaque=True) if before else Merge((path,))
                     closed.add(entry.name)
     return entries

@@ -1,7 +1,7 @@
 """System calls of Linux that Python's standard library does not have, as plain functions that raise OSError.
 
-Used inside the warden and the machines that it starts (see `warden`), which run without site-packages: standard library only. What the calls
-are used for is the business of `guest` and `warden`.
+Used inside the warden and the machines that it starts (see `warden`), which run without site-packages: standard library only. What the
+calls are used for is the business of `guest` and `warden`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The engine `namespaces`: machines out of Linux namespaces and overlays, over this machine's own system folders. Needs no image and no root.
+"""The engine `namespaces`: machines out of Linux namespaces and overlays, over this machine's own system folders. Needs no image and no
+root.
 
-This module decides what a machine is made of and in which order things happen. How it is done is elsewhere: `warden` and `guest` (processes,
-mounts), `freezer` (pause), `layers` (disks), `base_system` (what a new machine finds).
+This module decides what a machine is made of and in which order things happen. How it is done is elsewhere: `warden` and `guest`
+(processes, mounts), `freezer` (pause), `layers` (disks), `base_system` (what a new machine finds).
 
-In a machine, `rename(2)` of a folder that comes from an earlier layer answers EXDEV, as in other overlay-based containers; `mv` copies then.
+In a machine, `rename(2)` of a folder that comes from an earlier layer answers EXDEV, as in other overlay-based containers; `mv` copies
+then.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _ENVIRONMENT = {
 _RIGHTS = {
     "mapped": "Its root and other users are unprivileged ids on the host that own nothing there.",
     "same": "Its root has the uid of the host's root (this file system cannot map owners), without that user's privileges on the host.",
-    "user": "Its root is the server's own user on the host, and the only user it has; files of the host can be replaced but not changed in place.",
+    "user": "Its root is the server's own user on the host, and the only user it has; the host's files can be replaced, not changed in place.",
 }
 _TOOLS = ("cp", "rm", "find")
 _SETTINGS = {
@@ -51,8 +53,8 @@ _SETTINGS = {
 def remedies(settings: Mapping[str, str], *, root: bool, overlay: bool, missing: Iterable[str], release: tuple[int, int]) -> list[str]:
     """What on this host is known to keep the engine from working, each with what to change.
 
-    `settings` are the host's values of sysctls (those that exist), `overlay` whether the kernel knows overlayfs, `missing` the tools that are not
-    on the PATH, `release` the kernel's version.
+    `settings` are the host's values of sysctls (those that exist), `overlay` whether the kernel knows overlayfs, `missing` the tools that
+    are not on the PATH, `release` the kernel's version.
     """
     found = []
     if release < (5, 11):
@@ -93,10 +95,12 @@ class NamespacesEngine(Engine):
     name = "namespaces"
     keeps_memory = False
     isolation = (
-        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system folders are"
-        " readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
+        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system folders"
+        " are readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
     )
-    limits = "CPU, memory and disk sizes are not enforced, except that memory-backed folders (/dev/shm, /run) stay within the memory size asked for."
+    limits = (
+        "CPU, memory and disk sizes are not enforced; only memory-backed folders (/dev/shm, /run) keep within the memory size asked for."
+    )
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
@@ -381,27 +385,26 @@ class NamespacesEngine(Engine):
         _require_name(vm_id)
         _require_name(snapshot)
         link = await self._ready()
-        async with self._locks[vm_id], _translated("snapshot", vm_id):
-            async with self._storing:
-                await asyncio.to_thread(self._require_new_snapshot, vm_id, snapshot)
-                made = await asyncio.to_thread(self._disks.scratch)
-                scraps = [made]
-                try:
-                    below = await asyncio.to_thread(self._disks.layers, "vms", vm_id)
-                    await self._copy_upper(link, vm_id, made)
-                    stack = [made.name, *below]
-                    if len(stack) > layers.DEPTH + 1:
-                        merged = await asyncio.to_thread(self._disks.scratch)
-                        scraps.append(merged)
-                        sources = [made, *(self.data_dir / "layers" / layer for layer in below[:-1])]
-                        script = [sys.executable, "-I", "-S", layers.__file__]
-                        await link.run([*script, str(merged), *map(str, sources)], self.data_dir)
-                        made, below = merged, below[-1:]
-                    top = await asyncio.to_thread(self._disks.adopt, made)
-                    scraps.remove(made)
-                    await asyncio.to_thread(self._disks.publish, "snapshots", snapshot, [top, *below])
-                finally:
-                    await asyncio.shield(self._remove(link, scraps))
+        async with self._locks[vm_id], _translated("snapshot", vm_id), self._storing:
+            await asyncio.to_thread(self._require_new_snapshot, vm_id, snapshot)
+            made = await asyncio.to_thread(self._disks.scratch)
+            scraps = [made]
+            try:
+                below = await asyncio.to_thread(self._disks.layers, "vms", vm_id)
+                await self._copy_upper(link, vm_id, made)
+                stack = [made.name, *below]
+                if len(stack) > layers.DEPTH + 1:
+                    merged = await asyncio.to_thread(self._disks.scratch)
+                    scraps.append(merged)
+                    sources = [made, *(self.data_dir / "layers" / layer for layer in below[:-1])]
+                    script = [sys.executable, "-I", "-S", layers.__file__]
+                    await link.run([*script, str(merged), *map(str, sources)], self.data_dir)
+                    made, below = merged, below[-1:]
+                top = await asyncio.to_thread(self._disks.adopt, made)
+                scraps.remove(made)
+                await asyncio.to_thread(self._disks.publish, "snapshots", snapshot, [top, *below])
+            finally:
+                await asyncio.shield(self._remove(link, scraps))
 
     def _require_new_snapshot(self, vm_id: str, snapshot: str) -> None:
         if not (self.data_dir / "vms" / vm_id / "manifest.json").exists():

@@ -1,7 +1,8 @@
-"""The engine `process`: no isolation at all. A machine is a folder and the processes that were started in it; for trying things out anywhere.
+"""The engine `process`: no isolation at all. A machine is a folder and the processes that were started in it; for trying things out
+anywhere.
 
-Works on any POSIX system. A machine's processes carry a mark in their environment, by which they are found again to freeze and to end them; a
-program that wipes its environment escapes that. Machines that are kept apart are made by `namespaces`.
+Works on any POSIX system. A machine's processes carry a mark in their environment, by which they are found again to freeze and to end
+them; a program that wipes its environment escapes that. Machines that are kept apart are made by `namespaces`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The warden: one small process beside the server that holds all machines of the `namespaces` engine.
 
 It makes namespaces, starts processes in them, freezes them, reaps them, and tells the server how they ended. It is the parent of every
-machine's pid 1 and lives as long as its socket to the server: when either dies, all machines do, however they died. Which disks a machine is
-made of is decided by the server (`layers`, `namespaces`). Standard library only; started by `command()`.
+machine's pid 1 and lives as long as its socket to the server: when either dies, all machines do, however they died. Which disks a machine
+is made of is decided by the server (`layers`, `namespaces`). Standard library only; started by `command()`.
 
-Rights. Started as root, machines get uids of their own that mean nothing on the host (0 in the machine is `FIRST_UID` outside), and mounts of
-the host's folders and of the engine's disk translate between the two. Where the file system cannot do that, ids are the same inside and
-outside. Started as an ordinary user, the warden first enters a user namespace where that user is root; a machine has that one uid only.
+Rights. Started as root, machines get uids of their own that mean nothing on the host (0 in the machine is `FIRST_UID` outside), and
+mounts of the host's folders and of the engine's disk translate between the two. Where the file system cannot do that, ids are the same
+inside and outside. Started as an ordinary user, the warden first enters a user namespace where that user is root; a machine has that one
+uid only.
 
 Wire format, both ways: u32be length and that many bytes of JSON. File descriptors travel with the first bytes of their request.
 """
@@ -182,7 +183,10 @@ class Warden:
     def _fork(
         self, body: Callable[[int], None], heard: Callable[[bytes], None], closed: Callable[[], None], ended: Callable[[int], None]
     ) -> int:
-        """Fork a child that runs `body` with a descriptor to write lines to. `body` ends in `exec`, `_exit`, or an OSError, which is reported."""
+        """Fork a child that runs `body` with a descriptor to write lines to.
+
+        `body` ends in `exec`, `_exit`, or an OSError, which is reported.
+        """
         report_r, report_w = os.pipe()
         try:
             pid = os.fork()
