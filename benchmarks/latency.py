@@ -8,9 +8,9 @@ from langchain_vers._io import io
 
 def measure(rig: Rig) -> list[Row]:
     bash = rig.tools["bash"]
-    control = str(rig.folder / "control")
-    master = ["-o", "ControlMaster=auto", "-o", f"ControlPath={control}", "-o", "ControlPersist=60"]
+    master = ["-o", f"ControlPath={rig.folder / 'c'}"]
     ssh = ["ssh", *rig.ssh_options()]
+    quiet(*ssh, *master, "-M", "-f", "-N", rig.target)
     found = interleaved_ms(
         {
             "tool": lambda: bash.invoke({"command": "true"}),

@@ -15,9 +15,9 @@ from langchain_vers.context import BackendContext
 from langchain_vers.platform import Credentials, Endpoints, VersClient
 from langchain_vers.toolkit import VersToolkit
 
-DELAYS = (0.02, 0.08)
+DELAYS = (0.05, 0.2)
 """Round-trip times in seconds that the proxy adds."""
-RUNS = 9
+RUNS = 7
 
 
 class DelayingProxy:
@@ -74,7 +74,7 @@ def measure(rig: Rig) -> list[Row]:
     client = VersClient(Credentials(lambda: rig.server.api_key), endpoints)
     backend = VersBackend(client, rig.vm_id)
     data = b"0123456789abcdef" * 4096
-    target = max(DELAYS) * 8  # time for the pool to open the next sessions, which is not the call's own
+    target = max(DELAYS) * 5  # time for the pool to open the next sessions, which is not the call's own
 
     async def rest() -> None:
         await asyncio.sleep(target)

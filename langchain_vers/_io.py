@@ -1,8 +1,8 @@
 """The one background event loop that owns every connection, and the bridge to it from sync and async callers.
 
-`run(coro)` serves sync callers, `await on_io(coro)` serves coroutines of any other loop; both carry the caller's context variables in and pass
-cancellation through, waiting for the clean-up. The loop runs in a daemon thread, is started on first use, made anew after a fork, and closed at
-interpreter exit after everything that asked for it by `at_close`. It knows nothing of machines.
+`run(coro)` serves sync callers, `await on_io(coro)` serves coroutines of any other loop; both carry the caller's context variables in
+and pass cancellation through, waiting for the clean-up. The loop runs in a daemon thread, is started on first use, made anew after a
+fork, and closed at interpreter exit after everything that asked for it by `at_close`. It knows nothing of machines.
 """
 
 from __future__ import annotations
@@ -60,12 +60,17 @@ class IOThread:
         thread = threading.Thread(target=main, name="langchain-vers-io", daemon=True)
         thread.start()
         ready.wait()
-        self._loop, self._thread = loop, thread
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=32, thread_name_prefix="langchain-vers-blocking")
+        loop.set_default_executor(self._pool)
+        self._loop, self._thread = loop, thread
 
     def is_current(self) -> bool:
         """Whether the caller runs on the I/O thread."""
         return self._thread is not None and threading.get_ident() == self._thread.ident
+
+    def runs(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this is the loop that is running now."""
+        return loop is self._loop and self._thread is not None and self._thread.is_alive()
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the I/O thread in a copy of the caller's context. Cancelling the future cancels the task."""
@@ -146,23 +151,35 @@ class IOThread:
                 concurrent.futures.wait([done], timeout=CLOSE_SECONDS)
             raise
 
-    async def on_io_relayed(self, start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]], deliver: Callable[[Item], object]) -> T:
-        """As `on_io(start(put))`, where each item that the coroutine `put`s is handed to `deliver` on the caller's own loop and in its context."""
+    async def on_io_relayed(
+        self, start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]], deliver: Callable[[Item], object]
+    ) -> T:
+        """As `on_io(start(put))`, where each item that the coroutine `put`s is handed to `deliver` on the caller's loop, in its context.
+
+        What `deliver` raises goes to that loop's exception handler.
+        """
         loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        if self.is_current():
-            return await start(deliver)
-        # The result travels the same way as the items, behind them, so nothing is delivered after it.
-        return await self.on_io(start(lambda item: loop.call_soon_threadsafe(deliver, item, context=context)))  # type: ignore[arg-type, return-value]  # its handle is of no use
+        here = self.is_current()
+
+        def put(item: Item) -> None:
+            if here:
+                deliver(item)
+                return
+            # The result travels the same way, behind the items, so nothing is delivered after it.
+            with contextlib.suppress(RuntimeError):  # the caller's loop was closed without waiting: there is nobody left to deliver to
+                loop.call_soon_threadsafe(deliver, item, context=context)
+
+        return await self.on_io(start(put))
 
     def _cancel(self, done: concurrent.futures.Future[Any]) -> None:
         self.loop.call_soon_threadsafe(done.handle.cancel)  # type: ignore[attr-defined]  # set in submit
 
-    async def blocking(self, function: Callable[..., T], *args: Any) -> T:
+    async def blocking(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # those of the function
         """Run a call that blocks in the small pool, on behalf of a coroutine of the I/O thread."""
         assert self._pool is not None
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    def in_background(self, function: Callable[..., object], *args: Any) -> None:
+    def in_background(self, function: Callable[..., object], *args: Any) -> None:  # noqa: ANN401  # those of the function
         """Start a short call that may block, without waiting for it; dropped if the pool has been shut down."""
         if self._pool is not None:
             with contextlib.suppress(RuntimeError):  # interpreter exit: what it would have tidied ends with the process
@@ -238,8 +255,8 @@ class _Handle:
 io: IOThread = globals().get("io") or IOThread()
 
 if "_registered" not in globals():
-    atexit.register(lambda: globals()["io"].close())
-    os.register_at_fork(after_in_child=lambda: globals()["io"].after_fork())
+    atexit.register(io.close)
+    os.register_at_fork(after_in_child=io.after_fork)
 _registered = True
 
 

@@ -1,4 +1,4 @@
-"""The command line: `langchain-vers serve | stop | vms | doctor`.
+"""The command line: `langchain-vers demo | serve | stop | vms | doctor`.
 
 Shows and starts; what it starts is elsewhere. Imports are made where they are needed, so that `--help` is quick.
 """
@@ -33,6 +33,22 @@ app = typer.Typer(
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers [default: ~/.local/state/langchain-vers].")]
 EngineName = Annotated[str, typer.Option("--engine", help="namespaces (isolated machines) or process (not isolated).")]
 Embedded = Annotated[bool, typer.Option("--embedded", help="Look at the Vers on this machine, whatever key is configured.")]
+
+
+@app.command()
+def demo(
+    *,
+    model: Annotated[str | None, typer.Option(metavar="PROVIDER:NAME", help="Let this model do the work instead of a script.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers to use, which stays [default: a temporary one].")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the machines and the server for a look.")] = False,
+    vers: Annotated[bool, typer.Option("--vers", help="Use the configured Vers platform instead of an embedded one.")] = False,
+) -> None:
+    """Watch an agent work on a VM; needs no key. Exit status 1 if a step does not check out."""
+    from langchain_vers.demo.options import DemoOptions, run
+
+    raise typer.Exit(run(DemoOptions(model=model, data_dir=data_dir, keep=keep, vers=vers)))
 
 
 @app.command()

@@ -1,43 +1,43 @@
 """The only router: which backend a call goes to, decided each time it runs.
 
-`BackendContext` holds the attachments of all threads, the live backends, and the platform client. Tools, middleware and integrations ask it for a
-route and act on the backend that they get; nothing else decides where work goes. A thread that is attached stays so until it is moved on purpose:
-there is no fall-back to this machine.
+`BackendContext` holds the attachments of all threads, the live backends, and the platform client. Tools, middleware and integrations
+ask it for a route and act on the backend that they get; nothing else decides where work goes. A thread that is attached stays so until
+it is moved on purpose: there is no fall-back to this machine.
 
-Public methods come in two faces, `attach` for sync callers and `aattach` for async ones; both wait for the same coroutine on the I/O thread.
+Public methods come in two faces, `attach` for sync callers and `aattach` for async ones; both wait for the same coroutine on the I/O
+thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from langchain_core.runnables import RunnableConfig
+from pydantic import SecretStr
 
-from langchain_vers._io import io, on_io, run
+from langchain_vers._io import on_io, run
 from langchain_vers.attachment import Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.vers import VersBackend
-from langchain_vers.errors import BadInput, Denied, Gone, Unreachable, VersError
-from langchain_vers.platform import Credentials, Endpoints, VersClient
+from langchain_vers.errors import BadInput, Denied, Gone, VersError
+from langchain_vers.link import Account, Link, abandon
+from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.turns import Place, Turns
-
-if TYPE_CHECKING:
-    from langchain_vers.embedded.launcher import ServerInfo
-
-logger = logging.getLogger("langchain_vers")
 
 STATUS_SECONDS = 3.0
 """How long `status` may take to learn a machine's state."""
+THREAD_LABEL = "langchain-vers-thread"
+"""The label that tells which thread made a VM. It names no VM: a thread's id may be the beginning of another VM's."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class BackendContext:
         vm: str | None = None,
         local: bool | str | os.PathLike[str] = True,
         shared_folder: str | os.PathLike[str] | None = None,
-        api_key: str | Callable[[], str] | None = None,
+        api_key: str | SecretStr | Callable[[], str] | None = None,
         base_url: str | None = None,
         ssh_endpoint: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
@@ -83,18 +83,19 @@ class BackendContext:
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
-        self.data_dir = None if data_dir is None else Path(data_dir)
-        self._credentials = Credentials(api_key)
-        self._given = (base_url, ssh_endpoint, None if ca_file is None else Path(ca_file))
-        self._client: VersClient | None = None
-        self._client_lock: asyncio.Lock | None = None
+        self._account = Account(
+            Credentials(api_key),
+            base_url,
+            ssh_endpoint,
+            None if ca_file is None else Path(ca_file),
+            None if data_dir is None else Path(data_dir),
+        )
+        self._link: Link | None = None
         self._home_vm = vm
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self._threads: dict[str | None, Attachment] = {}
-        self._machines: dict[str, VersBackend] = {}
         self._registered: dict[str, Backend] = {}
         self._turns = Turns()
-        io.at_close(self, self._close)
 
     # --- routing ---
 
@@ -137,10 +138,17 @@ class BackendContext:
 
     async def machine(self, vm_id: str, host_key: str | None = None) -> VersBackend:
         """The backend of one VM, shared by all threads and calls."""
-        backend = self._machines.get(vm_id)
-        if backend is None:
-            backend = self._machines.setdefault(vm_id, VersBackend(await self.client(), vm_id, host_key=host_key))
-        return backend
+        return await self.link.machine(vm_id, host_key)
+
+    @property
+    def link(self) -> Link:
+        """What is held open, on the I/O loop that is running now. To be used there only."""
+        link = self._link
+        if link is None or link.loop is not asyncio.get_running_loop():
+            # Another loop is one from before a fork, or before the I/O thread was closed: its connections are not ours to close any more.
+            link = self._link = Link(self._account)
+            weakref.finalize(self, abandon, link).atexit = False
+        return link
 
     @asynccontextmanager
     async def moving(self, place: Place) -> AsyncIterator[SetTo]:
@@ -164,12 +172,24 @@ class BackendContext:
             raise
         self._turns.end_move(place, result or before)
 
+    async def refuse_move(self, place: Place) -> None:
+        """A call that might have moved its thread was refused before it began: those of the message behind it need not wait."""
+        current = self._threads.get(place.thread, _HERE)
+        self._turns.begin_move(place, current)
+        self._turns.end_move(place, current, failed=True)
+
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
         current = self._threads.get(place.thread)
         if current is not None and current.same_machine(route.attachment):
             host_key = current.host_key or getattr(route.backend, "host_key", None)
             self._threads[place.thread] = current.moved(cwd=cwd or current.cwd, host_key=host_key)
+
+    def forget_cwd(self, place: Place, route: Route) -> None:
+        """Have the thread's next call start in the machine's default directory, because the one of this route is gone."""
+        current = self._threads.get(place.thread)
+        if current is not None and current.same_machine(route.attachment) and current.cwd == route.cwd:
+            self._threads[place.thread] = current.moved(cwd=None)
 
     def register(self, name: str, backend: Backend) -> None:
         """Offer a further backend under a name.
@@ -198,20 +218,7 @@ class BackendContext:
         Raises:
             Unreachable: the embedded Vers does not run and was not to be started, or cannot be.
         """
-        if self._client_lock is None:
-            self._client_lock = asyncio.Lock()
-        async with self._client_lock:
-            if self._client is None:
-                self._client = await self._make_client(start)
-            return self._client
-
-    async def _make_client(self, start: bool) -> VersClient:
-        base_url, ssh_endpoint, ca_file = self._given
-        if base_url is not None or os.environ.get("VERS_BASE_URL") or await asyncio.to_thread(_has_key, self._credentials):
-            return VersClient(self._credentials, Endpoints.resolve(base_url, ssh_endpoint, ca_file))
-        server = await asyncio.to_thread(_embedded, self.data_dir, start)
-        host, port = server.ssh_endpoint
-        return VersClient(Credentials(lambda: server.api_key), Endpoints.resolve(server.base_url, f"{host}:{port}", server.ca_file))
+        return await self.link.client(start=start)
 
     async def resolve_vm(self, name: str) -> str:
         """The id of the VM that a name means: an alias of the Vers CLI, an id, a label's value, or the unique beginning of an id.
@@ -225,21 +232,23 @@ class BackendContext:
         if _UUID.fullmatch(name):
             return name.lower()
         vms = await (await self.client()).list_vms()
-        found = [vm.vm_id for vm in vms if name in (vm.labels or {}).values()]
+        found = [vm.vm_id for vm in vms if _labelled(vm.labels or {}, name)]
         bare = name.lower().replace("-", "")
         found = found or [vm.vm_id for vm in vms if vm.vm_id.replace("-", "").startswith(bare)]
         if len(found) == 1:
             return found[0]
         if not found:
             raise Gone(f"there is no VM with the id, label or alias {name!r}; vers_vms lists those that exist")
-        raise BadInput(f"{name!r} means {len(found)} VMs ({', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}); give more of the id")
+        raise BadInput(
+            f"{name!r} means {len(found)} VMs ({', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}); give more of the id"
+        )
 
-    def forget_vm(self, vm_id: str) -> None:
-        """Give back the connections to a VM that was deleted or paused. Attachments to it stay, and fail with a clear error."""
-        backend = self._machines.pop(vm_id, None)
-        if backend is not None:
-            _closing.add(task := asyncio.get_running_loop().create_task(backend.close()))
-            task.add_done_callback(_closing.discard)
+    def forget_vm(self, vm_id: str, *, running: bool = False) -> None:
+        """Give back the connections to a VM that was deleted, or paused; `running` lets calls that are under way keep theirs to their end.
+
+        Attachments to it stay, and fail with a clear error.
+        """
+        self.link.forget(vm_id, running=running)
 
     # --- for programs ---
 
@@ -268,14 +277,14 @@ class BackendContext:
         """One line for a prompt or a status bar, such as "vers: 3f2a91c07b1e running, /root/app" or "vers: offline". Never raises."""
         try:
             return run(self._status(_thread(config)))
-        except Exception:  # noqa: BLE001  # a status line must not break what it decorates
+        except Exception:  # a status line must not break what it decorates
             return "vers: offline"
 
     async def astatus(self, config: RunnableConfig | None = None) -> str:
         """See `status`."""
         try:
             return await on_io(self._status(_thread(config)))
-        except Exception:  # noqa: BLE001  # a status line must not break what it decorates
+        except Exception:  # a status line must not break what it decorates
             return "vers: offline"
 
     async def _status(self, thread: str | None) -> str:
@@ -284,10 +293,14 @@ class BackendContext:
         try:
             async with asyncio.timeout(STATUS_SECONDS):
                 client = await self.client(start=False)
+                if attachment is None and self._home_vm is not None:
+                    machine_id = await self.resolve_vm(self._home_vm)
                 if machine_id is None:
                     return f"vers: {len(await client.list_vms())} VM(s)"
                 state = str((await client.get_vm(machine_id)).state)
         except Gone:
+            if machine_id is None:
+                return f"vers: no VM {self._home_vm}"
             state = "deleted"
         except (VersError, TimeoutError):
             if machine_id is None:
@@ -305,12 +318,11 @@ class BackendContext:
         await on_io(self._close())
 
     async def _close(self) -> None:
-        machines, self._machines = self._machines, {}
-        client, self._client = self._client, None
-        backends = [*machines.values(), *self._registered.values(), self.local]
-        await asyncio.gather(*(backend.close() for backend in backends), return_exceptions=True)
-        if client is not None:
-            await client.aclose()
+        link, self._link = self._link, None
+        closing = [backend.close() for backend in (*self._registered.values(), self.local)]
+        if link is not None and link.loop is asyncio.get_running_loop():
+            closing.append(link.close())
+        await asyncio.gather(*closing, return_exceptions=True)
 
     def __enter__(self) -> Self:
         return self
@@ -327,7 +339,6 @@ class BackendContext:
 
 _HERE = Attachment(backend="local")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_closing: set[asyncio.Task[None]] = set()
 
 
 def short_id(vm_id: str) -> str:
@@ -340,12 +351,8 @@ def _thread(config: RunnableConfig | None) -> str | None:
     return None if thread is None else str(thread)
 
 
-def _has_key(credentials: Credentials) -> bool:
-    try:
-        credentials.resolve()
-    except Denied:
-        return False
-    return True
+def _labelled(labels: Mapping[str, str], name: str) -> bool:
+    return any(name in {value, f"{key}={value}"} for key, value in labels.items() if key != THREAD_LABEL)
 
 
 def _alias(name: str) -> str:
@@ -356,16 +363,3 @@ def _alias(name: str) -> str:
         return name
     target = aliases.get(name) if isinstance(aliases, dict) else None
     return target if isinstance(target, str) else name
-
-
-def _embedded(data_dir: Path | None, start: bool) -> ServerInfo:
-    from langchain_vers.embedded import launcher  # noqa: PLC0415  # only here is the embedded Vers any business of the package's users
-
-    server = launcher.find_running(data_dir)
-    if server is not None:
-        return server
-    if not start:
-        raise Unreachable("no Vers key is configured and the embedded Vers does not run; `langchain-vers serve` starts it")
-    server = launcher.ensure_running(data_dir)
-    logger.warning("no Vers key and no VERS_BASE_URL: using the embedded Vers of this machine (%s, engine %s)", server.base_url, server.engine)
-    return server

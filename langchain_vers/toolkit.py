@@ -1,7 +1,7 @@
 """What is offered: the fixed list of tools, built around one context.
 
-`VersToolkit().get_tools()` is all that most programs need. Which tools there are and what they are called never changes at run time; where they run
-is the context's business.
+`VersToolkit().get_tools()` is all that most programs need. Which tools there are and what they are called never changes at run time;
+where they run is the context's business.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from langchain_core.tools import BaseTool, BaseToolkit
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
@@ -34,7 +34,7 @@ class VersToolkit(BaseToolkit):
         BadInput: an unknown tool name, or both a context and arguments for one.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     vm: str | None = None
     local: bool | str | os.PathLike[str] = True
@@ -47,6 +47,38 @@ class VersToolkit(BaseToolkit):
     data_dir: str | os.PathLike[str] | None = None
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
+
+    def __init__(
+        self,
+        *,
+        vm: str | None = None,
+        local: bool | str | os.PathLike[str] = True,
+        tools: Sequence[str] | None = None,
+        shared_folder: str | os.PathLike[str] | None = None,
+        api_key: str | SecretStr | Callable[[], str] | None = None,
+        base_url: str | None = None,
+        ssh_endpoint: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        context: BackendContext | None = None,
+    ) -> None:
+        options: dict[str, Any] = {
+            "vm": vm,
+            "local": local,
+            "tools": tools,
+            "shared_folder": shared_folder,
+            "api_key": api_key,
+            "base_url": base_url,
+            "ssh_endpoint": ssh_endpoint,
+            "ca_file": ca_file,
+            "data_dir": data_dir,
+            "context": context,
+        }
+        try:
+            super().__init__(**{name: value for name, value in options.items() if value is not None and (name, value) != ("local", True)})
+        except ValidationError as error:
+            said = [f"{item['loc'][0]}: {item['msg']}" if item["loc"] else item["msg"] for item in error.errors(include_input=False)]
+            raise BadInput("; ".join(text.removeprefix("Value error, ") for text in said)) from None
 
     def model_post_init(self, _: Any, /) -> None:  # noqa: ANN401  # as pydantic declares it
         """Make the context, or take the one that was given."""

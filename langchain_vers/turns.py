@@ -1,7 +1,8 @@
 """The order of routing inside one message.
 
-A model may ask for several calls in one message, and they run side by side. As far as routing goes they must behave as if run one after the
-other: a call after `vers_vm_use` works on that machine, one before it on the machine of before. Nothing here does I/O or knows of machines.
+A model may ask for several calls in one message, and they run side by side. As far as routing goes they must behave as if run one after
+the other: a call after `vers_vm_use` works on that machine, one before it on the machine of before. Nothing here does I/O or knows of
+machines.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from langchain_vers.errors import Conflict
 
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
-_REMEMBERED = 256
+_REMEMBERED = 4096
+_FAILED = (
+    "an earlier call of the same message was to change which machine is used, and it failed; nothing was run here: "
+    "look at its error, then repeat this call"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Place:
     movers: tuple[int, ...] = ()
     """Positions of the earlier calls that may change the attachment."""
     call_id: str | None = None
+    refused: bool = False
+    """Whether an earlier call of the message that was to move the thread has been answered with an error, without being carried out."""
 
 
 def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None
@@ -44,14 +51,20 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     thread = configurable.get("thread_id")
     thread = None if thread is None else str(thread)
     call_id = call_id or getattr(runtime, "tool_call_id", None)
-    message = _message_with(call_id, _messages(getattr(runtime, "state", None)))
+    messages = _messages(getattr(runtime, "state", None))
+    message = _message_with(call_id, messages)
     if message is None:
         return Place(thread, call_id=call_id)
     calls = message.tool_calls
     index = next(position for position, call in enumerate(calls) if call["id"] == call_id)
-    run = getattr(getattr(runtime, "execution_info", None), "run_id", None) or (config.get("metadata") or {}).get("run_id")
-    name = f"{message.id or '/'.join(str(call['id']) for call in calls)}@{run}"
-    return Place(thread, name, index, tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"])), call_id)
+    movers = tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"]))
+    # A call that has its answer already, such as one that a person rejected, will not be carried out in this run.
+    answers = {getattr(answer, "tool_call_id", None): getattr(answer, "status", None) for answer in messages}
+    settled = {i: answers[calls[i]["id"]] == "error" for i in movers if calls[i]["id"] in answers}
+    # The checkpoint is there without a checkpointer, too: the same for all calls of the message, and another one when they are replayed.
+    info = getattr(runtime, "execution_info", None)
+    name = f"{message.id or '/'.join(str(call['id']) for call in calls)}@{getattr(info, 'checkpoint_id', None)}"
+    return Place(thread, name, index, tuple(i for i in movers if i not in settled), call_id, refused=any(settled.values()))
 
 
 def _messages(state: object) -> Sequence[Any]:
@@ -102,6 +115,8 @@ class Turns:
         if place.message is None:
             return current
         turn = self._turn(place, current)
+        if place.refused:
+            raise Conflict(_FAILED)
         found = turn.base
         for index in place.movers:
             move = turn.move(index)
@@ -115,10 +130,7 @@ class Turns:
                 ) from None
             await move.ended.wait()
             if move.failed:
-                raise Conflict(
-                    "an earlier call of the same message was to change which machine is used, and it failed; nothing was run here: "
-                    "look at its error, then repeat this call"
-                )
+                raise Conflict(_FAILED)
             found = move.result or found
         return current if found.same_machine(current) else found
 
@@ -131,10 +143,11 @@ class Turns:
             turn.move(place.index).begun.set()
 
     def end_move(self, place: Place, result: Attachment, *, failed: bool = False) -> None:
-        """It has ended; the thread is on `result` now, unless it failed."""
-        if place.message is not None and (turn := self._turns.get((place.thread, place.message))) is not None:
-            move = turn.move(place.index)
+        """It has ended; the thread is on `result` now, unless it failed. One that could not even begin may be ended like this, too."""
+        if place.message is not None:
+            move = self._turn(place, result).move(place.index)
             move.result, move.failed = result, failed
+            move.begun.set()
             move.ended.set()
 
     def _turn(self, place: Place, current: Attachment) -> _Turn:

@@ -8,8 +8,8 @@ Standard output carries the data. Standard error carries control records, each e
 that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not started.
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
-cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment, so also those that have
-left the process group. A line instead of the end releases the watcher: background processes of a finished command live on.
+cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that does, so
+also those that have left the process group. A line instead of the end releases the watcher: background processes of a finished command live on.
 """
 
 from __future__ import annotations
@@ -21,21 +21,45 @@ KEEP_BYTES = 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
 _PREAMBLE = r"""
-__dir=${TMPDIR:-/tmp}/vers-$(id -u)
+__id=$(id -u):$(id -g)
+__dir=${TMPDIR:-/tmp}/vers-${__id%:*}
 mkdir -m 700 "$__dir" 2>/dev/null
 if [ -L "$__dir" ] || [ ! -O "$__dir" ]; then __dir=$(mktemp -d); fi
 
+# All processes that carry the mark $1, that descend from one of those, or are in a session that one of those leads: commands such as sudo and
+# `env -i` drop the mark. They are stopped first, so that none forks while the others are being found. $2 is the leader, should it be gone.
 __vers_kill() {
+  exec 2>/dev/null
   if [ ! -r /proc/self/environ ]; then kill -9 0; fi
-  read -r __me __rest </proc/self/stat
+  read -r __me __s </proc/self/stat
+  __mark=$1 __held=" $2 "
   while :; do
-    __found=
-    for __f in $(grep -lsF "VERS_CALL=$1" /proc/[0-9]*/environ); do
-      __f=${__f#/proc/} __f=${__f%/environ}
-      [ "$__f" = "$__me" ] || { kill -9 "$__f" 2>/dev/null && __found=1; }
+    __more=
+    for __f in $(grep -lsF "VERS_CALL=$__mark" /proc/[0-9]*/environ); do
+      __f=${__f#/proc/}
+      __vers_hold "${__f%/environ}"
     done
-    [ -n "$__found" ] || break
+    for __f in /proc/[0-9]*/stat; do
+      IFS= read -r __s <"$__f" || continue
+      set -- ${__s##*) }
+      case $__held in *" $2 "* | *" $4 "*) __vers_hold "${__s%% *}" ;; esac
+    done
+    [ -n "$__more" ] || break
   done
+  kill -9 $__held
+  for __f in $__held; do
+    while IFS= read -r __s <"/proc/$__f/stat"; do
+      case ${__s##*) } in [ZX]*) break ;; esac
+      sleep 0.01 || sleep 1
+    done
+  done
+}
+
+__vers_hold() {
+  case "$__held$__me " in *" $1 "*) return ;; esac
+  # One that is gone by now may have been the search itself.
+  kill -STOP "$1" || return 0
+  __held="$__held$1 " __more=1
 }
 
 __vers_exec() {
@@ -99,33 +123,41 @@ __vers_write() {
     [ -f "$__p" ] || __vers_fail notfile
     [ -w "$__p" ] || __vers_fail denied
   fi
+  __size=$3 __m=$4 __expect=$5 __own= __fix=
+  if [ -e "$__p" ]; then
+    set -- $(stat -L -c '%a %u:%g' -- "$__p")
+    __m=${__m:-$1}
+    [ "$2" = "$__id" ] || __own=$2 __fix=1
+  fi
+  if [ -n "$__own" ]; then
+    umask 077
+  elif [ -n "$__m" ]; then
+    # The new file is made with the mode that it will have; only bits that a new file never has need a chmod.
+    __u=$((0777 & ~0$__m))
+    umask "$((__u >> 6))$((__u >> 3 & 7))$((__u & 7))"
+    [ $((0$__m & ~0666)) -eq 0 ] || __fix=1
+  fi
   __t=$__d/.vers-$VERS_CALL.tmp
   trap 'rm -f -- "$__t"' EXIT
   trap 'exit 1' HUP INT TERM PIPE
-  __u=$(umask)
-  umask 077
   __s=$(cat 2>&1 >"$__t") || __vers_fail "${__s:-cannot write}"
-  [ "$(wc -c <"$__t")" -eq "$3" ] || __vers_fail short
-  __m=$4
-  if [ -n "$5" ]; then
+  [ -z "$__own" ] || chown "$__own" "$__t" 2>/dev/null
+  if [ -n "$__fix" ]; then __s=$(chmod "$__m" "$__t" 2>&1) || __vers_fail "$__s"; fi
+  __s=$(stat -c '%f %s %Y' -- "$__t" 2>&1) || __vers_fail "$__s"
+  set -- $__s
+  [ "$2" = "$__size" ] || __vers_fail short
+  if [ -n "$__expect" ]; then
     if [ -r "$__d" ] && command -v flock >/dev/null 2>&1; then exec 9<"$__d" && flock 9; fi
-    if [ "$5" = absent ]; then
+    if [ "$__expect" = absent ]; then
       [ ! -e "$__p" ] || __vers_fail changed
     else
       [ -e "$__p" ] || __vers_fail changed
-      __s=$(sha256sum <"$__p") || __vers_fail "cannot read it back"
-      [ "${__s%% *}" = "$5" ] || __vers_fail changed
+      set -- $(sha256sum <"$__p")
+      [ "$1" = "$__expect" ] || __vers_fail changed
     fi
   fi
-  if [ -e "$__p" ]; then
-    set -- $(stat -L -c '%a %u:%g' -- "$__p")
-    [ "$2" = "$(id -u):$(id -g)" ] || chown "$2" "$__t" 2>/dev/null
-    __m=${__m:-$1}
-  fi
-  __s=$(chmod "${__m:-$(printf '%o' $((0666 & ~0$__u)))}" "$__t" 2>&1) || __vers_fail "$__s"
-  __s=$(mv -f -- "$__t" "$__p" 2>&1) || __vers_fail "$__s"
+  __o=$(mv -f -- "$__t" "$__p" 2>&1) || __vers_fail "$__o"
   trap - EXIT
-  __s=$(stat -L -c '%f %s %Y' -- "$__p" 2>&1) || __vers_fail "$__s"
   printf '+%s\n' "$__s"
 }
 
@@ -172,14 +204,14 @@ exec 7<&0 0</dev/null 8>&2 2>/dev/null
 (
   exec >/dev/null
   if IFS= read -r __v <&7; then printf 'r\0' >&8; exit 0; fi
-  __vers_kill "$VERS_CALL"
+  __vers_kill "$VERS_CALL" $$
   rm -f "$__log.cwd"
   printf 'k\0' >&8
 ) &
 __w=$!
 {
   (
-    exec 7<&- 8>&-
+    exec 2>&1 7<&- 8>&-
     trap 'printf "%s\n" "$PWD" >"$__log.cwd"' EXIT
     eval "$__env"
     eval "$__c"
@@ -188,15 +220,20 @@ __w=$!
   __q=
   if [ -s "$__log.cwd" ] && IFS= read -r __q <"$__log.cwd"; then printf 'c%s\0' "$__q" >&8; fi
   printf 'd%s\0' "$__v" >&8
-} 2>&1 | (
-  exec 2>/dev/null 7<&- 8>&-
+} | (
+  exec 7<&- 8>&-
   trap '' PIPE
   exec tee -a "$__log"
 )
-{ kill -9 $__w; wait $__w; } 2>/dev/null
+kill -9 $__w
+wait $__w
+__v=$?
 exec >/dev/null 8>&-
+rm -f "$__log.cwd"
+# A watcher that was not killed had let go before: the caller knows of the log, as background processes went on writing to it.
+[ "$__v" -ne 0 ] || exit 0
 set -- $(wc -lc <"$__log")
-if [ "${1:-0}" -le "$__lines" ] && [ "${2:-0}" -le "$__bytes" ]; then rm -f "$__log.cwd" "$__log"; else rm -f "$__log.cwd"; fi
+if [ "${1:-0}" -le "$__lines" ] && [ "${2:-0}" -le "$__bytes" ]; then rm -f "$__log"; fi
 exit 0
 """
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from langchain_vers._io import io
 from langchain_vers.backends import guest, local_files
 from langchain_vers.backends.base import FileRead, FileStat, Scan
-from langchain_vers.backends.shell import Session, ShellBackend
+from langchain_vers.backends.shell import Session, ShellBackend, check_version
 from langchain_vers.errors import Unreachable
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class LocalBackend(ShellBackend):
     async def write(
         self, path: str, data: bytes, *, cwd: str | None = None, mode: int | None = None, expect: str | None = None
     ) -> FileStat:
+        check_version(expect)
         return await _in_thread(lambda: local_files.write(path, data, cwd=cwd or self.home, mode=mode, expect=expect))
 
     async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:

@@ -61,6 +61,7 @@ class SessionPool:
         self._wanted = 1
         self._refilling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
+        self._freed = asyncio.Event()
         self.losses = 0
         """Connections that broke by themselves."""
 
@@ -118,6 +119,7 @@ class SessionPool:
 
         def release() -> None:
             line.sessions -= 1
+            self._freed.set()
 
         session = await self._ready(process, mark)
         process.on_close = release
@@ -172,6 +174,18 @@ class SessionPool:
         task = asyncio.get_running_loop().create_task(line.close())
         self._refilling.add(task)
         task.add_done_callback(self._refilling.discard)
+
+    async def retire(self) -> None:
+        """As `close`, but calls that are under way keep their sessions until they end. No session must be taken meanwhile."""
+        self._wanted = 0
+        for task in list(self._refilling):
+            task.cancel()
+        while self._spares:
+            self._spares.pop()[1].process.close()
+        while any(line.usable and line.sessions > 0 for line in self._lines):
+            self._freed.clear()
+            await self._freed.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Close everything. The pool can be used again afterwards."""

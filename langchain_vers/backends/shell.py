@@ -368,8 +368,7 @@ class ShellBackend(Backend):
     ) -> FileStat:
         _check_path(path)
         _check_path(cwd, empty_ok=True)
-        if expect is not None and expect != ABSENT and (len(expect) != 64 or set(expect) - set("0123456789abcdef")):
-            raise BadInput(f"expect must be ABSENT or what version_of() gives, not {expect!r}")
+        check_version(expect)
         line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
         header, _ = await self._call(path, line, data)
         return parse_stat(header)
@@ -493,6 +492,16 @@ def _check_path(path: str | None, *, empty_ok: bool = False) -> None:
         raise BadInput("the path is empty; give a path")
     if path is not None and "\0" in path:
         raise BadInput(f"the path {path!r} contains a NUL character, which no file name can; remove it")
+
+
+def check_version(expect: str | None) -> None:
+    """Refuse an `expect` of `Backend.write` that can be no version.
+
+    Raises:
+        BadInput: it is neither `ABSENT` nor what `version_of` gives.
+    """
+    if expect is not None and expect != ABSENT and (len(expect) != 64 or set(expect) - set("0123456789abcdef")):
+        raise BadInput(f"expect must be ABSENT or what version_of() gives, not {expect!r}")
 
 
 def _checked_env(env: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,8 @@ class VersBackend(ShellBackend, Snapshots):
     """
 
     name = "vers"
+    username = "root"
+    """Who logs in on the VM."""
 
     def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None) -> None:
         self.machine_id: str = vm_id
@@ -81,6 +83,7 @@ class VersBackend(ShellBackend, Snapshots):
             server_name=name,
             context=context,
             private_key=key.ssh_private_key,
+            username=self.username,
             pinned=self.host_key,
             timeout=CONNECT_SECONDS,
         )
@@ -118,6 +121,10 @@ class VersBackend(ShellBackend, Snapshots):
 
     async def branch(self, count: int = 1) -> list[str]:
         return await self._client.branch_vm(self.machine_id, count=count)
+
+    async def retire(self) -> None:
+        """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""
+        await self._pool.retire()
 
     async def close(self) -> None:
         await self._pool.close()

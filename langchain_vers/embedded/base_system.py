@@ -69,7 +69,7 @@ def build_mask(tree: str, target: Path, *, own_directories: bool) -> None:
     """Make the layer that goes on top of a host folder, in the new folder `target`.
 
     It hides (by whiteouts) every file, folder, socket, pipe and device that others on the host may not read. With `own_directories` it
-    also holds the folders themselves, three deep: for an ordinary user they are somebody else's otherwise, and nothing could be installed
+    also holds the folders themselves (of /usr the upper four levels): for an ordinary user they are somebody else's otherwise, and nothing could be installed
     there.
 
     Raises:
@@ -78,7 +78,7 @@ def build_mask(tree: str, target: Path, *, own_directories: bool) -> None:
     target.mkdir(mode=0o755)
     root = Path("/", tree)
     if own_directories:
-        for path in _find(root, "-mindepth", "1", "-maxdepth", "4", "-type", "d", "-perm", "-005", "-print0"):
+        for path in _find(root, "-mindepth", "1", "-maxdepth", "4" if tree == "usr" else "40", "-type", "d", "-perm", "-005", "-print0"):
             with suppress(FileNotFoundError):  # below a folder that is hidden
                 (target / path).mkdir(mode=0o755)
     test = [word for each in _FIND_HIDDEN for word in (*each, "-o")][:-1]

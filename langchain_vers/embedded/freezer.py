@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,12 +37,20 @@ def _processes(proc: Path) -> Iterator[tuple[int, str, int]]:
                 yield parse_stat((path / "stat").read_text(errors="replace"))
 
 
-def _running_threads(proc: Path, pid: int) -> bool:
+def held_by_vfork(table: Mapping[int, tuple[str, int]]) -> frozenset[int]:
+    """Processes that have a stopped child. `table` has the state and the parent of each pid.
+
+    One that is in uninterruptible sleep besides waits for that child to leave `vfork`, and can neither stop nor run before.
+    """
+    return frozenset(parent for state, parent in table.values() if state == "T")
+
+
+def _running_threads(proc: Path, pid: int, at_rest: str) -> bool:
     """Whether a thread of a process has yet to stop: the state of the process is that of its first thread alone."""
     with suppress(FileNotFoundError, ProcessLookupError):
         for path in (proc / str(pid) / "task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):
-                if parse_stat((path / "stat").read_text(errors="replace"))[1] not in _AT_REST:
+                if parse_stat((path / "stat").read_text(errors="replace"))[1] not in at_rest:
                     return True
     return False
 
@@ -58,13 +66,16 @@ def freeze(proc: Path) -> Frozen:
     pause = 0.0002
     with suppress(ProcessLookupError):  # nobody there
         os.kill(-1, signal.SIGSTOP)
-    while any(_running_threads(proc, pid) for pid, _, _ in _processes(proc)):
+    while True:
+        table = {pid: (state, parent) for pid, state, parent in _processes(proc)}
+        held = held_by_vfork(table)
+        if not any(_running_threads(proc, pid, _AT_REST + "D" if pid in held else _AT_REST) for pid in table):
+            return before
         if time.monotonic() > deadline:
             thaw(proc, before)
             raise TimeoutError(f"a process did not stop within {PATIENCE:g} s")
         time.sleep(pause)
         pause = min(pause * 2, 0.01)
-    return before
 
 
 def thaw(proc: Path, before: Frozen) -> None:

@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 _RIGHTS = {
     "mapped": "Its root and other users are unprivileged ids on the host that own nothing there.",
     "same": "Its root has the uid of the host's root (this file system cannot map owners), without that user's privileges on the host.",
-    "user": "Its root is the server's own user on the host, and the only user it has; the host's files can be replaced, not changed in place.",
+    "user": "Its root is the server's own user on the host, and its only user; the host's files can be replaced, not changed in place.",
 }
 _TOOLS = ("cp", "rm", "find")
 _SETTINGS = {
@@ -95,8 +95,8 @@ class NamespacesEngine(Engine):
     name = "namespaces"
     keeps_memory = False
     isolation = (
-        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system folders"
-        " are readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
+        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system"
+        " folders are readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
     )
     limits = (
         "CPU, memory and disk sizes are not enforced; only memory-backed folders (/dev/shm, /run) keep within the memory size asked for."

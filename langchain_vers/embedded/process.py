@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from langchain_vers.embedded.engine import Engine, EngineError, MachineSpec
-from langchain_vers.embedded.freezer import parse_stat
+from langchain_vers.embedded.freezer import held_by_vfork, parse_stat
 from langchain_vers.embedded.layers import valid_name
 from langchain_vers.errors import BadInput, DiskFull
 
@@ -35,27 +35,31 @@ _LINUX = sys.platform == "linux"
 _COPY = ("cp", "-a", "--reflink=auto") if _LINUX else ("cp", "-a")
 
 
-def processes_with(mark: str) -> dict[int, bool]:
-    """The live processes that carry a mark, and for each whether it is stopped. Blocks; reads the process table."""
+def _table(mark: str) -> dict[int, tuple[str, int]]:
+    """State letter and parent of each live process that carries a mark."""
     wanted = f"{MARK}={mark}"
-    found: dict[int, bool] = {}
+    found: dict[int, tuple[str, int]] = {}
     if not _LINUX:
-        listed = subprocess.run(
-            ["ps", "-A", "-E", "-o", "pid=,stat=,command="], capture_output=True, text=True, errors="replace", check=True
-        )
+        columns = ["ps", "-A", "-E", "-o", "pid=,ppid=,stat=,command="]
+        listed = subprocess.run(columns, capture_output=True, text=True, errors="replace", check=True)
         for line in listed.stdout.splitlines():
-            pid, state, words = line.split(maxsplit=2)
+            pid, parent, state, words = line.split(maxsplit=3)
             if wanted in words.split() and not state.startswith("Z"):
-                found[int(pid)] = state.startswith("T")
+                found[int(pid)] = (state[0], int(parent))
         return found
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             with suppress(OSError):  # it has just ended, or is another user's
                 if wanted.encode() in (path / "environ").read_bytes().split(b"\0"):
-                    state = parse_stat((path / "stat").read_text(errors="replace"))[1]
+                    pid_, state, parent_ = parse_stat((path / "stat").read_text(errors="replace"))
                     if state not in "ZXx":
-                        found[int(path.name)] = state == "T"
+                        found[pid_] = (state, parent_)
     return found
+
+
+def processes_with(mark: str) -> dict[int, bool]:
+    """The live processes that carry a mark, and for each whether it is stopped. Blocks; reads the process table."""
+    return {pid: state == "T" for pid, (state, _) in _table(mark).items()}
 
 
 def _signal(pid: int, number: int) -> None:
@@ -73,7 +77,9 @@ def freeze(mark: str) -> frozenset[int]:
     before = frozenset(pid for pid, stopped in processes_with(mark).items() if stopped)
     quiet = 0
     while quiet < 2:  # a process that is forking shows its child in the round after
-        moving = [pid for pid, stopped in processes_with(mark).items() if not stopped]
+        table = _table(mark)
+        held = held_by_vfork(table)
+        moving = [pid for pid, (state, _) in table.items() if state != "T" and not (state in "DU" and pid in held)]
         for pid in moving:
             _signal(pid, signal.SIGSTOP)
         quiet = 0 if moving else quiet + 1

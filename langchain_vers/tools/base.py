@@ -1,8 +1,8 @@
 """What all tools have in common: one coroutine each, and the adapter that gives it a sync and an async face for LangChain.
 
-A tool's coroutine runs on the I/O thread and gets a `Call`: the context to route by, its place in the conversation, and a way to show output while
-it runs. Expected failures are errors of `langchain_vers.errors`; the adapter turns them into error messages for the model. Nothing here knows what a
-tool does.
+A tool's coroutine runs on the I/O thread and gets a `Call`: the context to route by, its place in the conversation, and a way to show
+output while it runs. Expected failures are errors of `langchain_vers.errors`; the adapter turns them into error messages for the model.
+Nothing here knows what a tool does.
 """
 
 from __future__ import annotations
@@ -17,17 +17,35 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool, ToolException
+from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
-from langchain_vers.errors import VersError
+from langchain_vers.errors import Missing, Unreachable, VersError
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
-Content = str | list[dict[str, Any]]
+Content = str | list[str | dict[Any, Any]]
+ERROR_OUTPUT_CHARACTERS = 4000
+"""How much of the output of a command whose connection broke goes into the error."""
+_NOWHERE: dict[str, Any] = {"backend": None, "machine_id": None, "cwd": None, "exit_code": None, "truncated": False}
+"""What every artifact has, whatever the tool."""
+
+
+class Arguments(BaseModel):
+    """A tool's arguments as the model gives them; a name that the tool does not have is an error and not ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known(cls, data: Any) -> Any:  # noqa: ANN401  # whatever the model sends
+        unknown = set(data) - set(cls.model_fields) - {"runtime"} if isinstance(data, dict) else set()
+        if unknown:
+            known = ", ".join(cls.model_fields) or "none"
+            raise ValueError(f"there is no argument {', '.join(sorted(map(repr, unknown)))}; the arguments are: {known}")
+        return data
 
 
 @dataclass(frozen=True)
@@ -47,17 +65,20 @@ class Call:
     place: Place
     emit: Callable[[str], None]
     """Shows a piece of output to whoever streams the run."""
+    attachment: Attachment | None = None
+    """Where the call was sent, once it asked for its route; also when that failed."""
     taken: Route | None = None
 
     async def route(self) -> Route:
         """Where this call goes; remembered for the artifact."""
-        self.taken = await self.context.route(self.place)
+        self.attachment = await self.context.attachment_at(self.place)
+        self.taken = Route(await self.context.backend_of(self.attachment), self.attachment)
         return self.taken
 
     def where(self) -> dict[str, Any]:
         """Where it went, for the artifact."""
-        attachment = self.taken.attachment if self.taken else None
-        return {} if attachment is None else {"backend": attachment.backend, "machine_id": attachment.machine_id, "cwd": attachment.cwd}
+        at = self.attachment
+        return {} if at is None else {"backend": at.backend, "machine_id": at.machine_id, "cwd": at.cwd}
 
 
 @dataclass(frozen=True)
@@ -66,7 +87,7 @@ class ToolSpec:
 
     name: str
     description: str
-    arguments: type[BaseModel]
+    arguments: type[Arguments]
     run: Callable[..., Awaitable[Answer]]
     """`await run(call, **arguments)`."""
     moves: Callable[[Mapping[str, Any]], bool] = lambda arguments: False
@@ -77,26 +98,52 @@ _call_id: ContextVar[str | None] = ContextVar("langchain_vers_tool_call_id", def
 """The id of the tool call being run; LangChain hands it to a tool's `run` and to nothing below it."""
 
 
+Moves = Callable[[str, Mapping[str, Any]], bool]
+"""`moves(tool_name, arguments)`: whether a call may move its thread to another machine."""
+
+
 class VersTool(StructuredTool):
     """A tool of this package as LangChain sees it."""
 
+    _context: BackendContext = PrivateAttr()
+    _moves: Moves = PrivateAttr()
+
     def run(self, tool_input: str | dict[str, Any], *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:  # noqa: ANN401  # as the parent
+        """Run the tool; see the parent class."""
         token = _call_id.set(tool_call_id)
         try:
-            return super().run(tool_input, *args, tool_call_id=tool_call_id, **kwargs)
+            output = super().run(tool_input, *args, tool_call_id=tool_call_id, **kwargs)
         finally:
             _call_id.reset(token)
+        if (place := self._refused(output, tool_input, kwargs.get("config"))) is not None:
+            io.run(self._context.refuse_move(place))
+        return output
 
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, tool_call_id: str | None = None, **kwargs: Any) -> Any:  # noqa: ANN401  # as the parent
+        """Run the tool; see the parent class."""
         token = _call_id.set(tool_call_id)
         try:
-            return await super().arun(tool_input, *args, tool_call_id=tool_call_id, **kwargs)
+            output = await super().arun(tool_input, *args, tool_call_id=tool_call_id, **kwargs)
         finally:
             _call_id.reset(token)
+        if (place := self._refused(output, tool_input, kwargs.get("config"))) is not None:
+            await io.on_io(self._context.refuse_move(place))
+        return output
+
+    def _refused(self, output: Any, tool_input: str | dict[str, Any], config: RunnableConfig | None) -> Place | None:  # noqa: ANN401  # what a tool gives
+        """Complete the answer to a call whose arguments did not fit; the call's place, if others of its message wait for it."""
+        if not isinstance(output, ToolMessage) or output.status != "error" or output.artifact is not None:
+            return None
+        output.artifact = {**_NOWHERE, "duration_ms": 0.0, "error": "BadInput"}
+        arguments = tool_input if isinstance(tool_input, dict) else {}
+        if not self._moves(self.name, arguments):
+            return None
+        place = place_of(config or {}, arguments.get("runtime"), output.tool_call_id, self._moves)
+        return place if place.message is not None else None
 
 
-def build(spec: ToolSpec, context: BackendContext, moves: Callable[[str, Mapping[str, Any]], bool]) -> VersTool:
-    """The LangChain tool for a spec, routed by `context`. `moves` knows which calls of all tools may move a thread."""
+def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
+    """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools."""
 
     def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> Callable[..., Any]:
         place = place_of(config or {}, runtime, _call_id.get(), moves)
@@ -106,27 +153,28 @@ def build(spec: ToolSpec, context: BackendContext, moves: Callable[[str, Mapping
 
         return start
 
+    # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
         *,
         config: RunnableConfig,
-        runtime: ToolRuntime = None,
+        runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
-        **arguments: Any,  # type: ignore[assignment]  # LangChain injects by the bare type; direct calls have none
+        **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = io.run_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime))
+        answer = io.run_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime, _call_id.get()))
         return _finish(spec, answer, callbacks)
 
     async def coroutine(
         *,
         config: RunnableConfig,
-        runtime: ToolRuntime = None,
+        runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
-        **arguments: Any,  # type: ignore[assignment]  # as above
+        **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = await io.on_io_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime))
+        answer = await io.on_io_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime, _call_id.get()))
         return _finish(spec, answer, callbacks)
 
-    return VersTool(
+    tool = VersTool(
         name=spec.name,
         description=spec.description,
         args_schema=spec.arguments,
@@ -136,6 +184,8 @@ def build(spec: ToolSpec, context: BackendContext, moves: Callable[[str, Mapping
         handle_tool_error=str,
         handle_validation_error=_explain_arguments,
     )
+    tool._context, tool._moves = context, moves  # private attributes cannot be given to a pydantic model
+    return tool
 
 
 async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> Answer:
@@ -143,13 +193,39 @@ async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> A
     try:
         answer = await spec.run(call, **arguments)
     except VersError as error:
-        text = str(error)
-        output = getattr(error, "output", b"")
-        if output:
-            text = f"{output.decode(errors='replace')[-4000:]}\n\n{text}"
-        answer = Answer(text, {"error": type(error).__name__, **({"machine_id": error.machine_id} if error.machine_id else {})}, error=True)
-    artifact = {**call.where(), "duration_ms": round((time.monotonic() - started) * 1000, 1), **answer.artifact}
+        answer = await _failure(call, error)
+    artifact = {**_NOWHERE, **call.where(), "duration_ms": round((time.monotonic() - started) * 1000, 1), **answer.artifact}
     return Answer(answer.content, artifact, answer.error)
+
+
+async def _failure(call: Call, error: VersError) -> Answer:
+    text = str(error)
+    if isinstance(error, Unreachable):
+        call.context.link.doubt()
+    elif isinstance(error, Missing) and (cwd := await _lost_cwd(call)) is not None:
+        text = f"the working directory {cwd} does not exist any more, and nothing was run; the next call starts in the default one"
+    output: bytes = getattr(error, "output", b"")
+    if output:
+        text = f"{output.decode(errors='replace')[-ERROR_OUTPUT_CHARACTERS:]}\n\n{text}"
+    artifact: dict[str, Any] = {"error": type(error).__name__}
+    if error.machine_id:
+        artifact["machine_id"] = error.machine_id
+    return Answer(text, artifact, error=True)
+
+
+async def _lost_cwd(call: Call) -> str | None:
+    """The thread's working directory, if it is gone: no call could begin in it, not even one that leads elsewhere, so it is forgotten."""
+    route = call.taken
+    if route is None or route.cwd is None:
+        return None
+    try:
+        await route.backend.stat(route.cwd)
+    except Missing:
+        call.context.forget_cwd(call.place, route)
+        return route.cwd
+    except VersError:
+        pass  # what became of the directory cannot be told; the error that brought us here stands
+    return None
 
 
 def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | None) -> tuple[Any, Any]:
@@ -163,14 +239,19 @@ def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | Non
     return message, answer.artifact
 
 
-def _shower(name: str, runtime: ToolRuntime | None) -> Callable[[str], None]:
+def _shower(name: str, runtime: ToolRuntime | None, call_id: str | None) -> Callable[[str], None]:
     """Shows output on the stream modes "tools" and "custom"; called in the caller's own thread and context."""
-    if runtime is None:
-        return lambda delta: None
 
     def show(delta: str) -> None:
-        runtime.emit_output_delta(delta)
-        runtime.stream_writer({"type": "tool_output", "tool": name, "tool_call_id": runtime.tool_call_id, "delta": delta})
+        if runtime is not None:
+            runtime.emit_output_delta(delta)
+            write = runtime.stream_writer
+        else:
+            try:
+                write = get_stream_writer()  # a task of the functional API, or a node that calls the tool itself
+            except (RuntimeError, KeyError):
+                return  # outside of any graph nobody watches
+        write({"type": "tool_output", "tool": name, "tool_call_id": call_id, "delta": delta})
 
     return show
 
@@ -180,4 +261,4 @@ def _explain_arguments(error: ValidationError | Any) -> str:  # noqa: ANN401  # 
     return f"The arguments do not fit, nothing was done: {'; '.join(parts)}."
 
 
-__all__ = ["Answer", "Attachment", "Call", "ToolSpec", "VersTool", "build"]
+__all__ = ["Answer", "Arguments", "Attachment", "Call", "Moves", "ToolSpec", "VersTool", "build"]

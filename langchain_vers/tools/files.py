@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from langchain_vers.backends.base import Backend, FileRead, version_of
+from langchain_vers.backends.base import Backend, FileRead, Scan, version_of
 from langchain_vers.errors import BadInput
 from langchain_vers.tools import edits as editing
-from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
+from langchain_vers.tools.output import MAX_BYTES as MAX_SHOWN
 from langchain_vers.tools.output import format_size
 from langchain_vers.tools.reading import describe_binary, image_block, page_text, sniff, too_large
 
@@ -19,24 +20,24 @@ MAX_BYTES = 64 * 1024 * 1024
 """The largest file that `read` pages through and `edit` edits."""
 
 
-class Read(BaseModel):
+class Read(Arguments):
     path: str
     offset: int | None = Field(None, description="First line, from 1")
     limit: int | None = Field(None, description="Number of lines")
 
 
-class Write(BaseModel):
+class Write(Arguments):
     path: str
     content: str
 
 
-class EditPair(BaseModel):
+class EditPair(Arguments):
     old_text: str = Field(description="Exact text, unique in the file unless replace_all")
     new_text: str
     replace_all: bool = False
 
 
-class EditArguments(BaseModel):
+class EditArguments(Arguments):
     path: str
     edits: list[EditPair] | None = Field(None, description="All matched against the original; must not overlap")
     old_text: str | None = Field(None, description="For a single edit, instead of edits")
@@ -52,12 +53,12 @@ class EditArguments(BaseModel):
         return self
 
 
-class Ls(BaseModel):
+class Ls(Arguments):
     path: str | None = Field(None, description="Default: the working directory")
     limit: int | None = Field(None, description="Default 500")
 
 
-async def read(call: Call, path: str, offset: int | None = None, limit: int | None = None) -> Answer:
+async def read(call: Call, *, path: str, offset: int | None = None, limit: int | None = None) -> Answer:
     route = await call.route()
     found = await route.backend.read(path, cwd=route.cwd, length=FIRST_BYTES)
     kind = sniff(found.data)
@@ -86,7 +87,7 @@ async def _whole(backend: Backend, path: str, cwd: str | None, found: FileRead) 
     return (await backend.read(path, cwd=cwd)).data
 
 
-async def write(call: Call, path: str, content: str) -> Answer:
+async def write(call: Call, *, path: str, content: str) -> Answer:
     route = await call.route()
     data = _encoded(content, "content")
     await route.backend.write(path, data, cwd=route.cwd)
@@ -96,6 +97,7 @@ async def write(call: Call, path: str, content: str) -> Answer:
 
 async def edit(
     call: Call,
+    *,
     path: str,
     edits: list[EditPair] | None = None,
     old_text: str | None = None,
@@ -119,16 +121,33 @@ async def edit(
     )
 
 
-async def ls(call: Call, path: str | None = None, limit: int | None = None) -> Answer:
+async def ls(call: Call, *, path: str | None = None, limit: int | None = None) -> Answer:
     route = await call.route()
     limit = 500 if limit is None else limit
     scan = await route.backend.scan(path or ".", cwd=route.cwd, limit=limit)
     call.context.note(call.place, route)
+    return listing(scan, path or ".", "entries", "(empty directory)", "give a larger limit, or narrow it down with find")
+
+
+def listing(scan: Scan, path: str, what: str, nothing: str, remedy: str) -> Answer:
+    """The answer that lists what a scan found: one line for each, as many as `MAX_SHOWN` has room for."""
     lines = [display(entry.path) + ("/" if entry.kind == "directory" else "") for entry in scan.entries]
-    text = "\n".join(lines) or "(empty directory)"
-    if scan.truncated:
-        text += f"\n\n[Showing the first {limit} entries; give a larger limit, or narrow it down with find]"
-    return Answer(text, {"path": path or ".", "entries": len(lines), "truncated": scan.truncated})
+    shown = head(lines)
+    text = "\n".join(shown) or nothing
+    truncated = scan.truncated or len(shown) < len(lines)
+    if truncated:
+        limited = f" ({format_size(MAX_SHOWN)} limit)" if len(shown) < len(lines) else ""
+        text += f"\n\n[Showing the first {len(shown)} {what}{limited}; {remedy}]"
+    return Answer(text, {"path": path, what: len(shown), "truncated": truncated})
+
+
+def head(lines: list[str], room: int = MAX_SHOWN) -> list[str]:
+    """The first lines, as many as fit into `room` bytes of UTF-8."""
+    for count, line in enumerate(lines):
+        room -= len(line.encode()) + 1
+        if room < 0:
+            return lines[:count]
+    return lines
 
 
 def display(path: str) -> str:

@@ -11,12 +11,13 @@ from langchain_vers.backends.base import Backend
 from langchain_vers.errors import BadInput, Gone, ServerFault
 
 LOOK_BYTES = 256 * 1024
+"""How much of a job's new output is fetched: more than the model is shown of it."""
 _SECONDS = 30.0
 _ID = re.compile(r"[0-9a-f]{12}")
-_HEAD = re.compile(rb"\A(running|ended|lost) (\d+) (\d+) (\d+) (\d*) (.*)\n")
+_HEAD = re.compile(rb"\A(running|ended|lost) (\d+) (\d+) (\d+) (\d+) (\d*) (.*)\n\Z", re.DOTALL)
 
-# The job's processes carry its id in their environment, as a command's carry its session's mark, so that all of them can be found to be killed,
-# and so that the end of the session that started the job does not end the job.
+# The job's processes carry its id in their environment, as a command's carry its session's mark, so that all of them can be found
+# to be killed, and so that the end of the session that started the job does not end the job.
 _FOLDER = "d=${TMPDIR:-/tmp}/vers-$(id -u)/jobs/"
 _START = r"""
 umask 077
@@ -42,11 +43,8 @@ if [ -f "$d/status" ]; then state=ended; code=$(cat "$d/status"); fi
 seen=$(cat "$d/seen")
 size=$(wc -c <"$d/log")
 lines=$(tail -c "+$((seen + 1))" "$d/log" | head -c $((size - seen)) | wc -l)
-printf '%s %d %d %d %s %s\n' "$state" "$(cat "$d/pid")" $((size - seen)) "$lines" "$code" "$d/log"
-from=$seen
-[ $((size - from)) -le LIMIT ] || from=$((size - LIMIT))
-tail -c "+$((from + 1))" "$d/log" | head -c $((size - from))
 printf %s "$size" >"$d/seen"
+printf '%s %d %d %d %d %s %s\n' "$state" "$(cat "$d/pid")" "$seen" "$size" "$lines" "$code" "$d/log"
 """
 _KILL = r"""
 if alive; then echo killed; else echo ended; fi
@@ -106,19 +104,23 @@ async def look(backend: Backend, job_id: str) -> JobReport:
     Raises:
         Gone: this machine has no such job.
     """
-    data = await _ask(backend, job_id, _ALIVE + _LOOK.replace("LIMIT", str(LOOK_BYTES)))
+    data = await _ask(backend, job_id, _ALIVE + _LOOK)
     head = _HEAD.match(data)
     if head is None:
-        raise ServerFault(f"the state of job {job_id} cannot be read: {data[:200].decode(errors='replace')}")
-    state, pid, size, lines, code, log = head.groups()
+        raise ServerFault(f"the state of job {job_id} cannot be read: {data[-200:].decode(errors='replace')}")
+    state, pid, seen, size, lines, code, log = head.groups()
+    log_path = log.decode("utf-8", "surrogateescape")
+    new = int(size) - int(seen)
+    length = min(new, LOOK_BYTES)
+    output = (await backend.read(log_path, offset=int(size) - length, length=length)).data if length > 0 else b""
     return JobReport(
         running=state == b"running",
         exit_code=int(code) if code else None,
         pid=int(pid),
-        output=data[head.end() :],
-        new_bytes=int(size),
+        output=output,
+        new_bytes=max(new, 0),
         new_newlines=int(lines),
-        log_path=log.decode(errors="replace"),
+        log_path=log_path,
     )
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from langchain_vers.attachment import Attachment
-from langchain_vers.context import BackendContext, short_id
+from langchain_vers.context import THREAD_LABEL, BackendContext, short_id
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.platform import VersClient, VmCreateVmConfig
-from langchain_vers.platform.models import VM
 from langchain_vers.tools import transfer
-from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size
 from langchain_vers.tools.shell import describe, run_command
 
-THREAD_LABEL = "langchain-vers-thread"
-"""The label that tells which thread made a VM."""
 BOOT_SECONDS = 120.0
+LINEAGE_CALLS = 8
+"""How many VMs are asked for their lineage at once."""
 
 
-class NoArguments(BaseModel):
+class NoArguments(Arguments):
     pass
 
 
-class VmCreate(BaseModel):
+class VmCreate(Arguments):
     vcpu_count: int | None = Field(None, ge=1)
     mem_size_mib: int | None = Field(None, ge=1)
     fs_size_mib: int | None = Field(None, ge=1)
@@ -36,49 +37,49 @@ class VmCreate(BaseModel):
     attach: bool = Field(True, description="Work on it from now on")
 
 
-class VmUse(BaseModel):
+class VmUse(Arguments):
     vm_id: str = Field(description="Id, unique beginning of one, label, or alias")
 
 
-class VmExec(BaseModel):
+class VmExec(Arguments):
     vm_id: str
     command: str
     timeout: float | None = Field(None, description="Limit in seconds")
 
 
-class VmBranch(BaseModel):
+class VmBranch(Arguments):
     vm_id: str | None = Field(None, description="Default: the current VM")
     count: int = Field(1, ge=1, le=100)
     attach: bool = Field(False, description="Go on on the (first) branch")
 
 
-class VmCommit(BaseModel):
+class VmCommit(Arguments):
     vm_id: str | None = Field(None, description="Default: the current VM")
     name: str | None = None
     keep_paused: bool = False
 
 
-class VmRestore(BaseModel):
+class VmRestore(Arguments):
     commit_id: str = Field(description="Commit id, tag, or repo:tag")
     attach: bool = Field(True, description="Work on it from now on")
 
 
-class VmState(BaseModel):
+class VmState(Arguments):
     vm_id: str | None = Field(None, description="Default: the current VM")
     state: Literal["running", "paused"]
 
 
-class VmDelete(BaseModel):
+class VmDelete(Arguments):
     vm_id: str
 
 
-class VmCopy(BaseModel):
+class VmCopy(Arguments):
     source: str = Field(description="vm:<id>:/path, or a path on the user's machine")
     destination: str = Field(description="As source")
     recursive: bool = False
 
 
-class UseBackend(BaseModel):
+class UseBackend(Arguments):
     name: str
 
 
@@ -86,24 +87,27 @@ async def vms(call: Call) -> Answer:
     client = await call.context.client()
     found = await client.list_vms()
     active = (await call.context.attachment(call.place.thread)).machine_id
+    found.sort(key=lambda vm: (vm.created_at, vm.vm_id))
+    gate = asyncio.Semaphore(LINEAGE_CALLS)
+    lineages = await asyncio.gather(*(_lineage(client, vm.vm_id, gate) for vm in found))
     lines = []
-    for vm in sorted(found, key=lambda vm: vm.created_at):
-        parts = [("* " if vm.vm_id == active else "  ") + vm.vm_id, str(vm.state), _age(vm.created_at)]
-        parts += [f"{key}={value}" for key, value in sorted((vm.labels or {}).items())]
-        parts += await _lineage(client, vm)
-        lines.append("  ".join(parts))
+    for vm, lineage in zip(found, lineages, strict=True):
+        labels = [f"{key}={value}" for key, value in sorted(vm.labels.items())]
+        mark = "* " if vm.vm_id == active else "  "
+        lines.append("  ".join([mark + vm.vm_id, str(vm.state), _age(vm.created_at), *labels, *lineage]))
     text = "\n".join(lines) or "There are no VMs; vers_vm_create makes one."
-    return Answer(text, {"vms": [vm.vm_id for vm in found], "active": active})
+    return Answer(text, {"backend": "vers", "vms": [vm.vm_id for vm in found], "active": active})
 
 
-async def _lineage(client: VersClient, vm: VM) -> list[str]:
+async def _lineage(client: VersClient, vm_id: str, gate: asyncio.Semaphore) -> list[str]:
     try:
-        metadata = await client.get_vm_metadata(vm.vm_id)
+        async with gate:
+            metadata = await client.get_vm_metadata(vm_id)
     except VersError:
         return []  # deleted since it was listed, or an older server: the line is true without it
     lineage = []
     if metadata.grandparent_vm_id is not None:
-        lineage.append(f"from VM {short_id(str(metadata.grandparent_vm_id))}")
+        lineage.append(f"from VM {short_id(metadata.grandparent_vm_id)}")
     if metadata.parent_commit_id is not None:
         lineage.append(f"commit {metadata.parent_commit_id}")
     return lineage
@@ -111,6 +115,7 @@ async def _lineage(client: VersClient, vm: VM) -> list[str]:
 
 async def vm_create(
     call: Call,
+    *,
     vcpu_count: int | None = None,
     mem_size_mib: int | None = None,
     fs_size_mib: int | None = None,
@@ -124,17 +129,14 @@ async def vm_create(
             wanted.setdefault(THREAD_LABEL, call.place.thread)
         config = VmCreateVmConfig(vcpu_count=vcpu_count, mem_size_mib=mem_size_mib, fs_size_mib=fs_size_mib, labels=wanted or None)
         vm_id = await client.create_vm(config, wait_boot=True)
-        try:
+        async with _not_left_behind(call.context, client, [vm_id]):
             attachment = await _answering(call.context, client, vm_id)
-        except BaseException:
-            await _delete_quietly(client, vm_id)
-            raise
         if attach:
             set_to(attachment)
     return Answer(f"Created VM {vm_id}" + (" and attached to it" if attach else ""), _facts(vm_id, attached=attach))
 
 
-async def vm_use(call: Call, vm_id: str) -> Answer:
+async def vm_use(call: Call, *, vm_id: str) -> Answer:
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
         vm_id = await call.context.resolve_vm(vm_id)
@@ -148,7 +150,7 @@ async def vm_use(call: Call, vm_id: str) -> Answer:
     )
 
 
-async def vm_exec(call: Call, vm_id: str, command: str, timeout: float | None = None) -> Answer:
+async def vm_exec(call: Call, *, vm_id: str, command: str, timeout: float | None = None) -> Answer:
     vm_id = await call.context.resolve_vm(vm_id)
     backend = await call.context.machine(vm_id)
     result = await run_command(call, backend, None, command, timeout)
@@ -170,18 +172,20 @@ async def vm_local(call: Call) -> Answer:
     return Answer(text, {"backend": "local", "machine_id": None, "left": left})
 
 
-async def vm_branch(call: Call, vm_id: str | None = None, count: int = 1, attach: bool = False) -> Answer:
+async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, attach: bool = False) -> Answer:
     async with call.context.moving(call.place) as set_to:
         source = await _chosen(call, vm_id)
         client = await call.context.client()
         ids = await client.branch_vm(source, count=count)
         if attach:
-            set_to(await _answering(call.context, client, ids[0]))
+            async with _not_left_behind(call.context, client, ids):
+                attachment = await _answering(call.context, client, ids[0])
+            set_to(attachment)
     text = f"Branched VM {source} into {', '.join(ids)}" + (f"; attached to {ids[0]}" if attach else "")
     return Answer(text, {**_facts(ids[0], attached=attach), "branches": ids, "source": source})
 
 
-async def vm_commit(call: Call, vm_id: str | None = None, name: str | None = None, keep_paused: bool = False) -> Answer:
+async def vm_commit(call: Call, *, vm_id: str | None = None, name: str | None = None, keep_paused: bool = False) -> Answer:
     source = await _chosen(call, vm_id)
     client = await call.context.client()
     commit = await client.commit_vm(source, name=name, keep_paused=keep_paused)
@@ -189,27 +193,28 @@ async def vm_commit(call: Call, vm_id: str | None = None, name: str | None = Non
     return Answer(text, {**_facts(source), "commit": commit})
 
 
-async def vm_restore(call: Call, commit_id: str, attach: bool = True) -> Answer:
+async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answer:
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
         vm_id = await _restored(client, commit_id.strip())
-        attachment = await _answering(call.context, client, vm_id)
+        async with _not_left_behind(call.context, client, [vm_id]):
+            attachment = await _answering(call.context, client, vm_id)
         if attach:
             set_to(attachment)
     text = f"Restored {commit_id} as VM {vm_id}" + (" and attached to it" if attach else "")
     return Answer(text, {**_facts(vm_id, attached=attach), "commit": commit_id})
 
 
-async def vm_state(call: Call, state: str, vm_id: str | None = None) -> Answer:
+async def vm_state(call: Call, *, state: str, vm_id: str | None = None) -> Answer:
     chosen = await _chosen(call, vm_id)
     client = await call.context.client()
     await client.set_vm_state(chosen, state)
     if state == "paused":
-        call.context.forget_vm(chosen)
+        call.context.forget_vm(chosen, running=True)  # a command that is frozen with the VM goes on with it, and so does its call
     return Answer(f"VM {chosen} is {state}", {**_facts(chosen), "state": state})
 
 
-async def vm_delete(call: Call, vm_id: str) -> Answer:
+async def vm_delete(call: Call, *, vm_id: str) -> Answer:
     chosen = await call.context.resolve_vm(vm_id)
     others = [thread for thread in call.context.attached_threads(chosen) if thread != call.place.thread]
     if others:
@@ -227,18 +232,31 @@ async def vm_delete(call: Call, vm_id: str) -> Answer:
     return Answer(text, _facts(chosen))
 
 
-async def vm_copy(call: Call, source: str, destination: str, recursive: bool = False) -> Answer:
+async def vm_copy(call: Call, *, source: str, destination: str, recursive: bool = False) -> Answer:
     start, end = await _end(call.context, source), await _end(call.context, destination)
 
     def progress(done: int, total: int) -> None:
         call.emit(f"copied {format_size(done)} of {format_size(total)}\n")
 
-    copied = await transfer.copy(start, end, recursive=recursive, progress=progress)
+    # Where only one folder may be used, no second copy must change what its paths mean between the check and the use.
+    guard = call.context.link.copying if start.guarded or end.guarded else nullcontext()
+    async with guard:
+        copied = await transfer.copy(start, end, recursive=recursive, progress=progress)
     text = f"Copied {start} to {copied.destination} ({format_size(copied.bytes)})"
-    return Answer(text, {"source": str(start), "destination": copied.destination, "bytes": copied.bytes})
+    vm_ids = [at.backend.machine_id for at in (end, start) if at.backend.machine_id is not None]
+    return Answer(
+        text,
+        {
+            "backend": "vers" if vm_ids else "local",
+            "machine_id": vm_ids[0] if vm_ids else None,
+            "source": str(start),
+            "destination": copied.destination,
+            "bytes": copied.bytes,
+        },
+    )
 
 
-async def use_backend(call: Call, name: str) -> Answer:
+async def use_backend(call: Call, *, name: str) -> Answer:
     async with call.context.moving(call.place) as set_to:
         if name == "vers":
             raise BadInput("a VM of Vers is chosen with vers_vm_use or vers_vm_create")
@@ -280,11 +298,17 @@ async def _restored(client: VersClient, ref: str) -> str:
     return await client.restore_vm(tag_name=ref)
 
 
-async def _delete_quietly(client: VersClient, vm_id: str) -> None:
+@asynccontextmanager
+async def _not_left_behind(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> AsyncIterator[None]:
+    """VMs that were just made are deleted again if what follows fails: nobody would know of them."""
     try:
-        await client.delete_vm(vm_id)
-    except VersError:
-        pass  # the error that brought us here is the one to report; the VM carries the thread's label
+        yield
+    except BaseException:
+        for vm_id in vm_ids:
+            context.forget_vm(vm_id)
+        # What goes wrong here is not reported: the error that brought us here is the one that matters.
+        await asyncio.gather(*(client.delete_vm(vm_id) for vm_id in vm_ids), return_exceptions=True)
+        raise
 
 
 async def _end(context: BackendContext, text: str) -> transfer.End:
@@ -295,13 +319,21 @@ async def _end(context: BackendContext, text: str) -> transfer.End:
         return transfer.End(await context.machine(await context.resolve_vm(name)), path)
     if not text or "\0" in text:
         raise BadInput("the path on this machine is empty or contains a NUL; give a path")
-    path = str(Path(context.local.home, text))
-    if not context.local_allowed:
-        folder = context.shared_folder
-        if folder is None or not Path(path).resolve().is_relative_to(folder):
-            where = f"only {folder} may be used" if folder is not None else "no folder of it may be used"
-            raise Denied(f"{text} is on this machine, where {where} by this agent; copy between VMs (vm:<id>:/path) instead")
-    return transfer.End(context.local, path + ("/" if text.endswith("/") else ""))
+    if context.local_allowed:
+        path = str(Path(context.local.home, text))
+        return transfer.End(context.local, path + ("/" if text.endswith("/") else ""))
+    folder = context.shared_folder
+    if folder is None:
+        raise Denied(
+            f"{text} is on this machine, where no folder of it may be used by this agent; copy between VMs (vm:<id>:/path) instead"
+        )
+
+    def check(path: str) -> None:
+        # Symlinks may lead out, those that an earlier copy brought along too: what counts is where the path really is.
+        if not Path(path).resolve().is_relative_to(folder):
+            raise Denied(f"{text} is on this machine, where only {folder} may be used by this agent; choose a path in there")
+
+    return transfer.End(context.local, str(folder / text) + ("/" if text.endswith("/") else ""), guarded=True, check=check)
 
 
 def _facts(vm_id: str, *, attached: bool = False) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import posixpath
 import shlex
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from langchain_vers.backends.base import Backend
+from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.globs import compile_glob
 from langchain_vers.errors import BadInput, Missing
-from langchain_vers.tools.base import Answer, Call, ToolSpec
-from langchain_vers.tools.files import display
+from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
+from langchain_vers.tools.files import head, listing
 from langchain_vers.tools.matches import Found, Search, format_matches, grep_command, grep_input, parse_grep, parse_rg, rg_command, select
+from langchain_vers.tools.output import MAX_BYTES, format_size
 
 SECONDS = 120.0
 _MOST_FILES = 200_000
@@ -20,14 +21,14 @@ _NO_RG = b"\0norg\0"
 _NO_PATH = b"\0nopath\0"
 
 
-class Find(BaseModel):
+class Find(Arguments):
     pattern: str = Field(description="Glob; without '/' it matches names, ** crosses directories")
     path: str | None = Field(None, description="Default: the working directory")
     limit: int | None = Field(None, description="Default 1000")
     include_ignored: bool = Field(False, description="Also what .gitignore excludes")
 
 
-class Grep(BaseModel):
+class Grep(Arguments):
     pattern: str = Field(description="Regular expression")
     path: str | None = Field(None, description="Directory or file; default: the working directory")
     glob: str | None = Field(None, description="Only in files that match")
@@ -37,22 +38,19 @@ class Grep(BaseModel):
     limit: int | None = Field(None, description="Default 100")
 
 
-async def find(call: Call, pattern: str, path: str | None = None, limit: int | None = None, include_ignored: bool = False) -> Answer:
+async def find(call: Call, *, pattern: str, path: str | None = None, limit: int | None = None, include_ignored: bool = False) -> Answer:
     if not pattern.strip():
         raise BadInput("the pattern is empty; give a glob such as *.py or src/**/test_*.py")
     route = await call.route()
     limit = 1000 if limit is None else limit
     scan = await route.backend.scan(path or ".", cwd=route.cwd, pattern=pattern, recursive=True, ignored=include_ignored, limit=limit)
     call.context.note(call.place, route)
-    lines = [display(entry.path) + ("/" if entry.kind == "directory" else "") for entry in scan.entries]
-    text = "\n".join(lines) or "Nothing found."
-    if scan.truncated:
-        text += f"\n\n[Showing the first {limit} results; narrow the pattern or path, or give a larger limit]"
-    return Answer(text, {"path": path or ".", "results": len(lines), "truncated": scan.truncated})
+    return listing(scan, path or ".", "results", "Nothing found.", "narrow the pattern or path, or give a larger limit")
 
 
 async def grep(
     call: Call,
+    *,
     pattern: str,
     path: str | None = None,
     glob: str | None = None,
@@ -64,7 +62,12 @@ async def grep(
     if not pattern:
         raise BadInput("the pattern is empty; give a regular expression")
     search = Search(
-        pattern, literal=literal, ignore_case=ignore_case, context=0 if context is None else context, glob=glob, limit=100 if limit is None else limit
+        pattern,
+        literal=literal,
+        ignore_case=ignore_case,
+        context=0 if context is None else context,
+        glob=glob,
+        limit=100 if limit is None else limit,
     )
     route = await call.route()
     found = await _search(route.backend, search, path or ".", route.cwd)
@@ -72,8 +75,15 @@ async def grep(
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
     formatted = format_matches(select(found.matches, glob), limit=search.limit, context=search.context, complete=found.complete)
-    text = f"{formatted.text}\n\n{formatted.notice}" if formatted.notice else formatted.text
-    return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated})
+    lines = formatted.text.split("\n")
+    shown = head(lines)
+    notices = [formatted.notice] if formatted.notice else []
+    if len(shown) < len(lines):
+        notices = [
+            f"[Showing the first {len(shown)} of {len(lines)} lines ({format_size(MAX_BYTES)} limit). Narrow the pattern, path or glob.]"
+        ]
+    text = "\n\n".join(["\n".join(shown), *notices])
+    return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated or len(shown) < len(lines)})
 
 
 async def _search(backend: Backend, search: Search, path: str, cwd: str | None) -> Found:
@@ -92,7 +102,7 @@ async def _search(backend: Backend, search: Search, path: str, cwd: str | None) 
     if result.tail == _NO_PATH:
         raise Missing(f"{path} does not exist; check the path with ls")
     if result.tail != _NO_RG:
-        return parse_rg(result.tail)
+        return parse_rg(await _taken(backend, result))
     if (await backend.stat(path, cwd=cwd)).kind == "file":
         files, start = [name], folder or "."
     else:
@@ -102,7 +112,16 @@ async def _search(backend: Backend, search: Search, path: str, cwd: str | None) 
         picks = compile_glob(search.glob)
         files = [file for file in files if picks(file)]
     command = f"cd -- {shlex.quote(start)} && {grep_command(search)}"
-    return parse_grep((await backend.exec(command, cwd=cwd, stdin=grep_input(files), timeout=SECONDS)).tail)
+    return parse_grep(await _taken(backend, await backend.exec(command, cwd=cwd, stdin=grep_input(files), timeout=SECONDS)))
+
+
+async def _taken(backend: Backend, result: ExecResult) -> bytes:
+    """The output of a search; the log that the machine keeps of a long one is of no use to anybody and removed."""
+    if result.timed_out:
+        raise BadInput(f"the search took longer than {SECONDS:.0f} s and was stopped; narrow the path or glob")
+    if result.log_path is not None:
+        await backend.exec(f"rm -f -- {shlex.quote(result.log_path)}", timeout=SECONDS)
+    return result.tail
 
 
 SPECS = [

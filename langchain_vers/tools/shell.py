@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.errors import BadInput
 from langchain_vers.tools import jobs
-from langchain_vers.tools.base import Answer, Call, ToolSpec
+from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import DeltaDecoder, compose, format_exit, tail_text
 
 DEFAULT_TIMEOUT = 600.0
@@ -20,22 +21,25 @@ _SHOW_SECONDS = 0.05
 _SHOW_BYTES = 64 * 1024
 
 
-class Bash(BaseModel):
+class Bash(Arguments):
     command: str = Field(description="Shell command (bash)")
     timeout: float | None = Field(None, description=f"Limit in seconds (default {DEFAULT_TIMEOUT:.0f}); the command is killed then")
     background: bool = Field(False, description="Start it as a job and return at once; see bash_output")
 
 
-class BashOutput(BaseModel):
+class BashOutput(Arguments):
     job_id: str = Field(description="Id that bash gave")
 
 
-class BashKill(BaseModel):
+class BashKill(Arguments):
     job_id: str = Field(description="Id that bash gave")
 
 
 class Ticker:
-    """Output on its way to whoever watches: pieces are joined, and a flood is thinned, so that watching never holds up the command."""
+    """Output on its way to whoever watches: pieces are joined, and a flood is thinned, so that watching never holds up the command.
+
+    Nothing waits longer than `_SHOW_SECONDS`, also when the command falls silent.
+    """
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -43,6 +47,7 @@ class Ticker:
         self._pending = bytearray()
         self._skipped = 0
         self._last = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def feed(self, data: bytes) -> None:
         """Show these bytes, now or with the next ones."""
@@ -51,13 +56,23 @@ class Ticker:
             excess = len(self._pending) - _SHOW_BYTES
             self._skipped += excess
             del self._pending[:excess]
-        now = time.monotonic()
-        if now - self._last >= _SHOW_SECONDS:
-            self._last = now
-            self.flush()
+        wait = self._last + _SHOW_SECONDS - time.monotonic()
+        if wait <= 0:
+            self._show()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._show)
 
-    def flush(self) -> None:
+    def close(self) -> None:
         """Show what is waiting."""
+        self._show()
+        if rest := self._decoder.close():
+            self._call.emit(rest)
+
+    def _show(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._last = time.monotonic()
         text = self._decoder.feed(bytes(self._pending))
         if self._skipped:
             text = f"\n[{self._skipped} bytes not shown while running]\n{text}"
@@ -75,7 +90,7 @@ async def run_command(call: Call, backend: Backend, cwd: str | None, command: st
     try:
         return await backend.exec(command, cwd=cwd, timeout=timeout or DEFAULT_TIMEOUT, on_output=ticker.feed)
     finally:
-        ticker.flush()
+        ticker.close()
 
 
 def describe(result: ExecResult, timeout: float | None) -> Answer:
@@ -96,7 +111,7 @@ def describe(result: ExecResult, timeout: float | None) -> Answer:
     return Answer(compose(bounded, ending), artifact, error=ending is not None)
 
 
-async def bash(call: Call, command: str, timeout: float | None = None, background: bool = False) -> Answer:
+async def bash(call: Call, *, command: str, timeout: float | None = None, background: bool = False) -> Answer:
     route = await call.route()
     if background:
         if timeout is not None:
@@ -112,12 +127,14 @@ async def bash(call: Call, command: str, timeout: float | None = None, backgroun
     return describe(result, timeout)
 
 
-async def bash_output(call: Call, job_id: str) -> Answer:
+async def bash_output(call: Call, *, job_id: str) -> Answer:
     route = await call.route()
     report = await jobs.look(route.backend, job_id)
     bounded = tail_text(report.output, total_bytes=report.new_bytes, total_newlines=report.new_newlines, log_path=report.log_path)
     if report.running:
-        ending: str | None = f"Job {job_id} is running (pid {report.pid})."
+        ending = f"Job {job_id} is running (pid {report.pid})."
+    elif report.exit_code is None:
+        ending = f"Job {job_id} was lost before it could say how it ended (the machine was restarted, or it was killed from outside)."
     else:
         ending = f"Job {job_id} has ended: " + (format_exit(report.exit_code) or "Command exited with code 0")
     artifact = {
@@ -126,13 +143,13 @@ async def bash_output(call: Call, job_id: str) -> Answer:
         "exit_code": report.exit_code,
         "truncated": bounded.truncated,
         "bytes": report.new_bytes,
+        "log_path": report.log_path,
     }
-    return Answer(
-        compose(bounded, ending).replace("(no output)", "(no new output)", 1) if not report.output else compose(bounded, ending), artifact
-    )
+    text = compose(bounded, ending) if report.output else f"(no new output)\n\n{ending}"
+    return Answer(text, artifact)
 
 
-async def bash_kill(call: Call, job_id: str) -> Answer:
+async def bash_kill(call: Call, *, job_id: str) -> Answer:
     route = await call.route()
     was_running = await jobs.kill(route.backend, job_id)
     text = f"Killed job {job_id} and its child processes." if was_running else f"Job {job_id} had already ended; nothing of it runs."

@@ -295,7 +295,7 @@ async def test_writes_do_not_reach_the_host(engine: NamespacesEngine, vm: str) -
         "; ".join(f"mkdir -p {place or '/'} && echo x > {place}/{name} || exit 1" for place in places)
         + "; rm -f /usr/bin/awk; ls /usr/bin | wc -l",
     )
-    assert not any(Path(f"{place}/{name}").exists() for place in places)
+    assert not any(os.path.exists(f"{place}/{name}") for place in places)
     assert Path("/usr/bin/awk").exists()
 
 
@@ -339,7 +339,7 @@ async def test_pause_freezes_and_resume_goes_on(engine: NamespacesEngine, vm: st
     before = counter.stat().st_mtime_ns
     states = [state_of(pid) for pid in running("counter.new")]
     assert states
-    assert set(states) == {"T"}
+    assert set(states) <= {"T", "D"}  # D: a shell that waits for its stopped child to leave vfork
     with pytest.raises(EngineError, match="paused"):
         await engine.spawn(vm, ["/bin/true"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
     assert counter.stat().st_mtime_ns == before
@@ -358,7 +358,7 @@ async def test_pause_holds_against_forks(engine: NamespacesEngine, vm: str) -> N
     for _ in range(10):
         await engine.pause(vm)
         states = {state_of(pid) for pid in running(bomb)}
-        assert states <= {"T", "Z", None}
+        assert states <= {"T", "D", "Z", None}
         await engine.resume(vm)
     for process in processes:
         process.kill()

@@ -1,0 +1,250 @@
+"""The performance: an agent made with `create_agent`, its steps shown as they happen, checked, and summed up.
+
+The script is in `story`, the task for another model in `assignment`; where it happens, and the tidying up, is in `ground`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from langchain_vers.context import short_id
+from langchain_vers.demo import assignment, story
+from langchain_vers.demo.ground import Ground, prepared
+from langchain_vers.demo.models import CannotBegin, chosen, failure
+from langchain_vers.demo.options import DemoOptions
+from langchain_vers.demo.screen import Branch, Row, Screen
+from langchain_vers.demo.scripted import ScriptedModel, Step, Unexpected, judge, succeeded
+from langchain_vers.errors import Denied, VersError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ESSENTIAL = ("command", "path", "pattern", "commit_id", "source", "vm_id", "name", "state")
+_STREAMING = {"bash", "vers_vm_exec", "vers_vm_copy"}
+
+Judge = Callable[[Sequence[ToolMessage]], str]
+"""What the last result shows, in a phrase; raises `Unexpected`."""
+
+
+@dataclass
+class Course:
+    """How a run has gone so far."""
+
+    results: list[ToolMessage] = field(default_factory=list)
+    verdicts: list[tuple[bool, float]] = field(default_factory=list)
+    """For each result, whether it is right, and how many seconds it took."""
+    last: AIMessage | None = None
+
+
+def perform(options: DemoOptions) -> int:
+    """Run the demo; its exit status, as `options.run` tells it."""
+    try:
+        return asyncio.run(_interruptible(options, Screen()))
+    except KeyboardInterrupt:  # before the loop could take the signal
+        return 128 + signal.SIGINT
+
+
+async def _interruptible(options: DemoOptions, screen: Screen) -> int:
+    caught: list[int] = []
+    work = asyncio.ensure_future(_explained(options, screen))
+
+    def interrupt(number: int) -> None:
+        if not caught:  # a second one changes nothing: tidying up is under way, and has an end
+            work.cancel()
+            screen.end_output()
+            screen.problem(f"Interrupted by {signal.Signals(number).name}{'' if options.keep else '; tidying up'}.")
+        caught.append(number)
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, interrupt, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not caught:
+            raise
+        return 128 + caught[0]
+
+
+async def _explained(options: DemoOptions, screen: Screen) -> int:
+    """The demo's exit status; expected failures are told in a sentence."""
+    try:
+        return await _show(options, screen)
+    except CannotBegin as error:
+        screen.problem(f"langchain-vers: {error}")
+        return 2
+    except (VersError, OSError) as error:
+        screen.problem(f"langchain-vers: {error}")
+        return 2 if options.vers and isinstance(error, Denied) else 1
+
+
+async def _show(options: DemoOptions, screen: Screen) -> int:
+    started = time.monotonic()
+    logging.getLogger("langchain_vers").setLevel(logging.ERROR)  # which Vers is used stands in the heading
+    steps = story.STEPS if options.script is None else options.script
+    model: BaseChatModel = ScriptedModel(steps=steps)
+    about = "a script that checks each result (needs no key; --model takes a real one)"
+    if isinstance(options.model, str):
+        model, about = await asyncio.to_thread(chosen, options.model), options.model
+    elif options.model is not None:
+        model, about = options.model, type(options.model).__name__
+    leftovers: list[str] = []
+    try:
+        async with prepared(options, local=options.model is None, leftovers=leftovers) as ground:
+            screen.heading("langchain-vers demo: an agent gets a computer of its own", [f"Model: {about}", f"Vers:  {ground.vers}"])
+            rows = await (_play(ground, model, steps, screen) if options.model is None else _assign(ground, model, screen))
+            screen.summary(rows)
+            for root in await _trees(ground):
+                screen.tree(root)
+            if options.keep:
+                for line in ground.kept():
+                    screen.note(line)
+    finally:
+        for sentence in leftovers:
+            screen.problem(sentence)
+    ok = all(row.ok for row in rows) and not leftovers
+    kept = "everything was kept" if options.keep else "what was made is gone again"
+    screen.note(f"{'All steps checked out' if ok else 'Not all steps checked out'}; {kept}. {time.monotonic() - started:.1f} s in all.")
+    return 0 if ok else 1
+
+
+async def _play(ground: Ground, model: BaseChatModel, steps: Sequence[Step], screen: Screen) -> list[Row]:
+    """Play the script; one row for each of its scenes."""
+    course = Course()
+    await _run(
+        ground,
+        model,
+        story.REQUEST,
+        course,
+        screen,
+        scene=lambda index: steps[index].scene,
+        judge=lambda results: judge(steps, results),
+    )
+    rows = []
+    for scene in dict.fromkeys(step.scene for step in steps):
+        mine = [verdict for step, verdict in zip(steps, course.verdicts, strict=False) if step.scene == scene]
+        complete = len(mine) == sum(step.scene == scene for step in steps)
+        what = scene if complete or not mine else f"{scene}: stopped here"
+        rows.append(Row(what if mine else f"{scene}: not reached", complete and all(ok for ok, _ in mine), sum(taken for _, taken in mine)))
+    return rows
+
+
+async def _assign(ground: Ground, model: BaseChatModel, screen: Screen) -> list[Row]:
+    """Give the task to a model, then look what has become of it."""
+    course = Course()
+
+    def judged(results: Sequence[ToolMessage]) -> str:
+        try:
+            return succeeded(results[-1])
+        except Unexpected:
+            raise Unexpected("the model is told of the failure") from None
+
+    began = time.monotonic()
+    try:
+        await _run(ground, model, assignment.TASK, course, screen, scene=lambda index: "The model at work", judge=judged)
+    except VersError:
+        raise
+    except Exception as error:  # each provider raises its own
+        told = f"The model failed: {failure(model, error)}"
+        if not course.results:
+            raise CannotBegin(f"{told.rstrip('.')}; check its name, its key and the network.") from error
+        screen.problem(told)
+        return [Row("The model worked to the end", False, time.monotonic() - began)]
+    screen.scene("What it says")
+    screen.block(course.last.text if course.last is not None else "")
+    screen.end_output()
+    rows = [Row(f"The model worked to the end ({len(course.results)} calls)", True, time.monotonic() - began)]
+    for finding in await assignment.findings(ground):
+        what = finding.what if finding.ok else f"{finding.what}: no, found {finding.seen}"
+        rows.append(Row(what, finding.ok, 0.0))
+    return rows
+
+
+async def _run(
+    ground: Ground,
+    model: BaseChatModel,
+    request: str,
+    course: Course,
+    screen: Screen,
+    *,
+    scene: Callable[[int], str],
+    judge: Judge,
+) -> None:
+    """Let the agent work, and show it: calls, output as it arrives, results. What came of it is put into `course`."""
+    agent = create_agent(model, ground.toolkit.get_tools())
+    stream = agent.astream({"messages": [HumanMessage(request)]}, ground.config, stream_mode=["updates", "custom"])
+    async for mode, piece in stream:
+        if mode == "custom":
+            if isinstance(piece, Mapping) and piece.get("type") == "tool_output":
+                screen.output(str(piece["delta"]))
+            continue
+        for message in _messages(piece):
+            if isinstance(message, AIMessage):
+                course.last = message
+                for position, call in enumerate(message.tool_calls):
+                    screen.scene(scene(len(course.results) + position))
+                    screen.call(call["name"], essential(call["args"]), message.text if position == 0 else "")
+            elif isinstance(message, ToolMessage):
+                ground.note(message)
+                course.results.append(message)
+                _result(message, course, screen, judge)
+
+
+def _result(message: ToolMessage, course: Course, screen: Screen, judge: Judge) -> None:
+    artifact: Mapping[str, Any] = message.artifact or {}
+    seconds = float(artifact.get("duration_ms", 0)) / 1000
+    if "diff" in artifact:
+        screen.block("\n".join(line for line in artifact["diff"].splitlines() if not line.startswith(("---", "+++", "@@"))), diff=True)
+    elif message.name not in _STREAMING or ("exit_code" not in artifact and message.status == "error"):
+        screen.block(message.text)
+    try:
+        ok, seen = True, judge(course.results)
+    except Unexpected as problem:
+        ok, seen = False, str(problem)
+    course.verdicts.append((ok, seconds))
+    screen.result(ok, seen, seconds)
+
+
+def _messages(update: object) -> list[object]:
+    """The messages in an update of the agent's graph: `{node: {"messages": [...]}}`, or a list of such for calls that ran side by side."""
+    if not isinstance(update, Mapping):
+        return []
+    found: list[object] = []
+    for change in update.values():
+        for part in change if isinstance(change, list) else [change]:
+            if isinstance(part, Mapping):
+                found.extend(part.get("messages", ()))
+    return found
+
+
+def essential(arguments: Mapping[str, Any]) -> str:
+    """The arguments of a call that tell most, in one piece of text. Pure."""
+    parts = [str(arguments[name]) for name in _ESSENTIAL if arguments.get(name) is not None]
+    if "vm_id" in arguments and "command" in arguments:
+        return f"{short_id(str(arguments['vm_id']))}: {arguments['command']}"
+    if parts:
+        return parts[0]
+    return json.dumps(arguments) if arguments else ""
+
+
+async def _trees(ground: Ground) -> list[Branch]:
+    """The demo's machines, each under the one that it was branched from."""
+    machines = await ground.machines()
+    commits = ", ".join(sorted(map(short_id, ground.commits)))
+
+    def grown(vm_id: str) -> Branch:
+        children = [grown(child) for child, parent in machines.items() if parent == vm_id]
+        role = f"branch of {short_id(parent)}" if (parent := machines[vm_id]) in machines and parent else "the original"
+        return Branch(f"VM {short_id(vm_id)}  {role}", children)
+
+    roots = [grown(vm_id) for vm_id, parent in machines.items() if parent not in machines]
+    return [Branch(f"Machines{f' (commits: {commits})' if commits else ''}", roots)] if roots else []

@@ -1,0 +1,72 @@
+"""Fixtures of the backends' tests: the peers that VersBackend is joined with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rigs.embedded import EmbeddedVers
+from rigs.network import NetworkThread, Relay
+from rigs.openssh import Platform, UserBackend
+
+from langchain_vers._io import run
+from langchain_vers.backends.vers import VersBackend
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[NetworkThread]:
+    """The thread in which relays and TLS fronts run."""
+    network = NetworkThread()
+    yield network
+    network.close()
+
+
+@pytest.fixture(scope="session")
+def openssh(tmp_path_factory: pytest.TempPathFactory, network: NetworkThread) -> Iterator[Platform]:
+    """One OpenSSH server with its settings as they come."""
+    platform = Platform(tmp_path_factory.mktemp("openssh"), network)
+    yield platform
+    platform.close()
+
+
+@pytest.fixture
+def own_openssh(tmp_path: Path, network: NetworkThread) -> Iterator[Platform]:
+    """One that the test may change."""
+    platform = Platform(tmp_path / "openssh", network)
+    yield platform
+    platform.close()
+
+
+@pytest.fixture
+def relay(openssh: Platform, network: NetworkThread) -> Iterator[Relay]:
+    """The network between this side and the OpenSSH server's TLS front."""
+    relay = Relay(network, openssh.front.address)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def remote(openssh: Platform, relay: Relay) -> Iterator[VersBackend]:
+    """A backend on a new VM of the OpenSSH server, by way of `relay`."""
+    client = openssh.client(relay.endpoint)
+    backend = UserBackend(client, openssh.new_vm())
+    yield backend
+    run(backend.close())
+    run(client.aclose())
+
+
+@pytest.fixture(scope="session")
+def namespaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVers]:
+    """An embedded Vers whose machines are isolated."""
+    server = EmbeddedVers(tmp_path_factory.mktemp("namespaces") / "data", "namespaces")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVers]:
+    """An embedded Vers on the engine that starts quickest."""
+    server = EmbeddedVers(tmp_path_factory.mktemp("processes") / "data", "process")
+    yield server
+    server.close()

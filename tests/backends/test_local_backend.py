@@ -1,0 +1,47 @@
+"""This machine as a backend: the conformance suite, and what only it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from langchain_vers._io import run
+from langchain_vers.backends.base import Backend
+from langchain_vers.backends.local import LocalBackend
+from langchain_vers.errors import Unreachable
+from langchain_vers.testing.backends import BackendConformance
+
+
+class TestLocalBackend(BackendConformance):
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        backend = LocalBackend("/")
+        yield backend
+        run(backend.close())
+
+
+def test_root_is_where_commands_and_relative_paths_begin(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path)
+    assert run(backend.exec("pwd")).tail.decode() == f"{tmp_path}\n"
+    run(backend.write("f", b"x"))
+    assert (tmp_path / "f").read_bytes() == b"x"
+
+
+def test_the_platforms_key_is_not_shown_to_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VERS_API_KEY", "key-that-no-command-sees")
+    monkeypatch.setenv("OTHER", "seen")
+    backend = LocalBackend(tmp_path)
+    output = run(backend.exec("env; tr '\\0' '\\n' </proc/self/environ; echo $OTHER")).tail
+    assert b"key-that-no-command-sees" not in output
+    assert b"seen" in output
+
+
+def test_a_root_that_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    backend = LocalBackend(folder)
+    folder.rmdir()
+    with pytest.raises(Unreachable, match="gone"):
+        run(backend.exec("true"))

@@ -1,0 +1,43 @@
+"""The conformance suite over VersBackend: on machines of the embedded Vers, and on a real OpenSSH server behind TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from rigs.embedded import EmbeddedVers
+from rigs.openssh import Platform, UserBackend
+
+from langchain_vers._io import run
+from langchain_vers.backends.base import Backend
+from langchain_vers.backends.vers import VersBackend
+from langchain_vers.testing.backends import BackendConformance
+
+
+@pytest.fixture(scope="module")
+def isolated_machine(namespaces: EmbeddedVers) -> Iterator[VersBackend]:
+    backend = namespaces.new_backend()
+    yield backend
+    run(backend.close())
+
+
+@pytest.fixture(scope="module")
+def openssh_machine(openssh: Platform) -> Iterator[VersBackend]:
+    client = openssh.client()
+    backend = UserBackend(client, openssh.new_vm())
+    yield backend
+    run(backend.close())
+    run(client.aclose())
+
+
+class TestOnNamespaces(BackendConformance):
+    @pytest.fixture
+    def backend(self, isolated_machine: VersBackend) -> Backend:
+        return isolated_machine
+
+
+@pytest.mark.peer
+class TestOnOpenSSH(BackendConformance):
+    @pytest.fixture
+    def backend(self, openssh_machine: VersBackend) -> Backend:
+        return openssh_machine

@@ -1,0 +1,93 @@
+"""Fixtures of all tests: no configuration of the person who runs them, and an embedded Vers for those that need one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langchain_vers.embedded import launcher
+from langchain_vers.toolkit import VersToolkit
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No VERS_* variable, and an empty home; the home."""
+    for name in [name for name in os.environ if name.startswith("VERS_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+def _embedded(folder: Path, engine: str) -> Iterator[Path]:
+    launcher.ensure_running(folder, engine=engine)
+    yield folder
+    launcher.stop(folder)
+
+
+@pytest.fixture(scope="session")
+def vers_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data folder of an embedded Vers without isolation, shared by the tests of a process."""
+    yield from _embedded(tmp_path_factory.mktemp("vers") / "data", "process")
+
+
+@pytest.fixture(scope="session")
+def isolated_vers_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same, with VMs that are isolated by namespaces."""
+    yield from _embedded(tmp_path_factory.mktemp("isolated") / "data", "namespaces")
+
+
+MakeToolkit = Callable[..., VersToolkit]
+
+
+def _maker(data: Path, work: Path) -> Iterator[MakeToolkit]:
+    made: list[VersToolkit] = []
+    work.mkdir()
+
+    def make(**options: Any) -> VersToolkit:
+        if "context" not in options:
+            options = {"data_dir": data, "local": str(work), **options}
+        made.append(VersToolkit(**options))
+        return made[-1]
+
+    before = VersToolkit(data_dir=data)
+    known = set(_tool(before, "vers_vms").invoke(_call("vers_vms")).artifact["vms"])
+    yield make
+    for toolkit in made:
+        toolkit.close()
+    left = set(_tool(before, "vers_vms").invoke(_call("vers_vms")).artifact["vms"]) - known
+    for vm_id in left:
+        answer = _tool(before, "vers_vm_delete").invoke(_call("vers_vm_delete", vm_id=vm_id))
+        assert answer.status == "success", answer
+    before.close()
+
+
+def _tool(toolkit: VersToolkit, name: str) -> Any:
+    return next(tool for tool in toolkit.get_tools() if tool.name == name)
+
+
+def _call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_call", "id": f"fixture-{name}", "name": name, "args": arguments}
+
+
+@pytest.fixture
+def make_toolkit(clean: Path, vers_data: Path, tmp_path: Path) -> Iterator[MakeToolkit]:
+    """Makes toolkits on the shared server whose local work begins in `tmp_path / "here"`; they are closed and their VMs deleted afterwards."""
+    yield from _maker(vers_data, tmp_path / "here")
+
+
+@pytest.fixture
+def make_isolated_toolkit(clean: Path, isolated_vers_data: Path, tmp_path: Path) -> Iterator[MakeToolkit]:
+    """As `make_toolkit`, on isolated VMs."""
+    yield from _maker(isolated_vers_data, tmp_path / "here")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Where the local work of a toolkit begins."""
+    return tmp_path / "here"
