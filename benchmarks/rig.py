@@ -114,7 +114,7 @@ def rig() -> Iterator[Rig]:
 
 def quiet(*command: str) -> None:
     """Run a peer's command and throw its output away; an error ends the measurement."""
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def rss_mb() -> float:

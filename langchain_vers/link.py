@@ -51,6 +51,7 @@ class Link:
         self._doubtful = False
         self._making = asyncio.Lock()
         self._machines: dict[str, VersBackend] = {}
+        self._retiring: set[VersBackend] = set()
         self._closing: set[asyncio.Future[None]] = set()
         io.at_close(self, self.close)
 
@@ -88,7 +89,14 @@ class Link:
         """Give back the connections to a VM: at once, or with `running` those first that no call is using and the others after it."""
         backend = self._machines.pop(vm_id, None)
         if backend is not None:
-            self._later(backend.retire() if running else backend.close())
+            self._later(self._retire(backend) if running else backend.close())
+
+    async def _retire(self, backend: VersBackend) -> None:
+        self._retiring.add(backend)
+        try:
+            await backend.retire()
+        finally:
+            self._retiring.discard(backend)
 
     async def close(self) -> None:
         """Give everything back. May be called twice; a new link is made for further use."""
@@ -101,7 +109,7 @@ class Link:
         machines, self._machines = self._machines, {}
         client, self._client = self._client, None
         self._server = None
-        for backend in machines.values():
+        for backend in (*machines.values(), *self._retiring):
             self._later(backend.close())
         if client is not None:
             self._later(client.aclose())

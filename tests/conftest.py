@@ -77,7 +77,7 @@ def _call(name: str, **arguments: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def make_toolkit(clean: Path, vers_data: Path, tmp_path: Path) -> Iterator[MakeToolkit]:
-    """Makes toolkits on the shared server whose local work begins in `tmp_path / "here"`; they are closed and their VMs deleted afterwards."""
+    """Makes toolkits on the shared server whose local work begins in `tmp_path / "here"`; closes them and deletes their VMs afterwards."""
     yield from _maker(vers_data, tmp_path / "here")
 
 

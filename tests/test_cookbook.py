@@ -1,6 +1,7 @@
 """The cookbook's notebooks: their code runs as it stands, and prints what the committed outputs say.
 
-The cells are run one after another in a plain Python process. To renew the outputs after a change: `jupyter execute --inplace` on the notebook.
+The cells are run one after another in a plain Python process. To renew the outputs after a change: `jupyter execute --inplace` on the
+notebook.
 """
 
 from __future__ import annotations

@@ -205,6 +205,12 @@ def test_keep_and_a_folder_of_ones_own(stage: Stage, tmp_path: Path) -> None:
             again = stage.run("--data-dir", str(folder))
             assert again.returncode == 0, again.stdout + again.stderr
             assert launcher.find_running(folder) == first
+            # Nor does one touch them that is told to use this Vers as its platform.
+            configured = {f"VERS_{name.upper()}": value for name, value in _reach(first).items()}
+            platform = stage.run("--vers", environment=configured)
+            assert platform.returncode == 0, platform.stdout + platform.stderr
+            assert "key from the environment variable VERS_API_KEY" in platform.stdout
+            assert first.api_key not in platform.stdout
             assert context.status() == "vers: 2 VM(s)"
     finally:
         launcher.stop(folder)

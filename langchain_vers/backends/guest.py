@@ -5,7 +5,8 @@ of the functions below, so a call costs one round trip: the shell, its functions
 It needs a POSIX sh and coreutils (or busybox); where there is bash, bash it is, as agents write bash.
 
 Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the directory
-that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not started.
+that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not started
+(`cwd`: there is no such directory, `claimed`: its caller has given up on it).
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that does, so
@@ -62,10 +63,22 @@ __vers_hold() {
   __held="$__held$1 " __more=1
 }
 
+# Only one succeeds for a log: the session that runs its command, or a caller that makes sure that it never will.
+__vers_claim() {
+  set -C
+  true >"$1" || { set +C; [ ! -e "$1" ]; return; }
+  set +C
+} 2>/dev/null
+
+__vers_withdraw() {
+  if __vers_claim "$1"; then printf '+\n'; else printf '!begun\n'; fi
+}
+
 __vers_exec() {
   cd -- "${2:-$HOME}" 2>/dev/null || { printf 'xcwd\0' >&2; exit 0; }
-  printf 'b\0' >&2
   __log=$__dir/$VERS_CALL.log
+  __vers_claim "$__log" || { printf 'xclaimed\0' >&2; exit 0; }
+  printf 'b\0' >&2
   __c=$1 __env=$3 __lines=$4 __bytes=$5
 }
 
@@ -163,6 +176,7 @@ __vers_write() {
 
 __vers_scan() {
   __vers_find "$1" "$2" || __vers_fail missing
+  [ -e "$__p" ] || __vers_fail missing
   [ -d "$__p" ] || __vers_fail notdir
   if [ ! -r "$__p" ] || ! cd -P -- "$__p" 2>/dev/null; then __vers_fail denied; fi
   __depth=

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from langchain_vers.backends import guest
 from langchain_vers.backends.shell import Process, Session
-from langchain_vers.errors import DeadlineExceeded, Unreachable, VersError
+from langchain_vers.errors import Unreachable, VersError
 from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
 
 MAX_SESSIONS = 8
@@ -86,19 +86,25 @@ class SessionPool:
         refused: VersError | None = None
         for _ in range(3):
             line = self._line()
+            held = line.opening.done()
             line.sessions += 1
             try:
                 connection = await asyncio.shield(line.opening)
                 return await self._start(line, connection)
             except BaseException as error:
                 line.sessions -= 1
-                if not isinstance(error, Unreachable) or isinstance(error, DeadlineExceeded) or not line.usable:
+                if not isinstance(error, Unreachable):
                     self._drop_dead()
                     raise
+                refused = error
+                if not line.usable:
+                    self._drop_dead()
+                    if not held:
+                        raise
+                    continue  # it had died unnoticed, and nothing has run on it yet: a new one may do
                 # The connection stands and a further channel was refused: the server counts differently, so go round this line.
                 line.sessions = max(line.sessions, MAX_SESSIONS)
                 asyncio.get_running_loop().call_later(1.0, self._recount, line)
-                refused = error
         assert refused is not None
         raise refused
 
@@ -139,8 +145,9 @@ class SessionPool:
         line.sessions += 1
         try:
             session = await self._start(line, await asyncio.shield(line.opening))
-        except (VersError, asyncio.CancelledError):
-            line.sessions -= 1  # the next call meets the reason itself, and reports it
+        except (VersError, asyncio.CancelledError, RuntimeError):
+            # The next call meets the reason itself, and reports it. RuntimeError: interpreter exit, when threads take no more calls.
+            line.sessions -= 1
             return
         self._spares.append((line, session))
 
@@ -162,13 +169,19 @@ class SessionPool:
     def _shrink(self) -> None:
         """Back to one connection and one spare, as far as nothing runs."""
         self._wanted = 1
-        while len(self._spares) > 1:
-            _, session = self._spares.pop()
-            session.process.close()
+        kept = next(((line, session) for line, session in self._spares if line is self._lines[0]), None)
+        for line, session in self._spares:
+            if kept is None or session is not kept[1]:
+                session.process.close()
+        self._spares = deque() if kept is None else deque([kept])
         for line in self._lines[1:]:
             if line.sessions == 0 and line.opening.done():
                 self._lines.remove(line)
                 self._close_soon(line)
+        if self._lines:
+            self._refill()
+        if len(self._lines) > 1:
+            self._watch_idle()  # its sessions run, or are being closed
 
     def _close_soon(self, line: _Line) -> None:
         task = asyncio.get_running_loop().create_task(line.close())
@@ -178,8 +191,10 @@ class SessionPool:
     async def retire(self) -> None:
         """As `close`, but calls that are under way keep their sessions until they end. No session must be taken meanwhile."""
         self._wanted = 0
-        for task in list(self._refilling):
+        refilling = list(self._refilling)
+        for task in refilling:
             task.cancel()
+        await asyncio.gather(*refilling, return_exceptions=True)
         while self._spares:
             self._spares.pop()[1].process.close()
         while any(line.usable and line.sessions > 0 for line in self._lines):
@@ -196,4 +211,5 @@ class SessionPool:
         await asyncio.gather(*self._refilling, return_exceptions=True)
         self._spares.clear()
         lines, self._lines = self._lines, []
+        self._freed.set()
         await asyncio.gather(*(line.close() for line in lines), return_exceptions=True)

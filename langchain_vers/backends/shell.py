@@ -248,6 +248,15 @@ class ShellBackend(Backend):
             prelude = f"{prelude}{'; ' if prelude else ''}{await self._stdin_redirect(stdin, cwd)}"
         line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
         session, reconnects = await self._begin(line)
+        running, end = await self._follow(session, timeout, on_output)
+        if end is _End.LOST and not running.control.begun and await self._withdrawn(session):
+            session, _ = await self._begin(line)
+            reconnects += 1
+            running, end = await self._follow(session, timeout, on_output)
+        return self._result(running, end, cwd, reconnects)
+
+    async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[_Running, _End]:
+        """See a command through to its end, and to its death if it has to be stopped."""
         running = _Running(session, self.tail_limit, timeout)
         try:
             end = await running.follow(on_output)
@@ -259,7 +268,18 @@ class ShellBackend(Backend):
             raise
         finally:
             session.process.close()
-        return self._result(running, end, cwd, reconnects)
+        return running, end
+
+    async def _withdrawn(self, session: Session) -> bool:
+        """Whether a command that was sent into a broken connection has not begun; then it never will, and may be sent again.
+
+        A connection that died while idle often shows it only after the next call has been sent.
+        """
+        try:
+            header, _ = await self._call(session.log_path, guest.call("withdraw", session.log_path))
+        except VersError:
+            return False
+        return header == b""
 
     async def _stdin_redirect(self, stdin: bytes, cwd: str | None) -> str:
         """Shell text that gives a command its standard input: by way of a file that the command removes when it has opened it."""
@@ -370,7 +390,8 @@ class ShellBackend(Backend):
         _check_path(cwd, empty_ok=True)
         check_version(expect)
         line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
-        header, _ = await self._call(path, line, data)
+        # Replacing a file twice with the same content is harmless; a comparison would fail the second time for what the first has done.
+        header, _ = await self._call(path, line, data, repeat=expect is None)
         return parse_stat(header)
 
     async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
@@ -395,17 +416,17 @@ class ShellBackend(Backend):
         header, data = await self._call(path, line)
         return select(parse_scan(header, data, with_rules=not ignored), pattern=pattern, limit=limit)
 
-    async def _call(self, path: str, line: bytes, payload: bytes | None = None) -> tuple[bytes, bytes]:
+    async def _call(self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True) -> tuple[bytes, bytes]:
         """One call of a session's function: its header line (without the "+") and what followed. Errors of the path are raised.
 
-        A call that only looks is repeated once when its connection broke.
+        `repeat`: whether it may be run once more when its connection broke.
         """
         try:
             answer = await self._answer(path, line, payload)
         except DeadlineExceeded:
             raise
         except Unreachable:
-            if payload is not None:
+            if not repeat:
                 raise
             answer = await self._answer(path, line, payload)
         header, _, rest = answer.partition(b"\n")

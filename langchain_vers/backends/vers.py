@@ -47,7 +47,10 @@ class VersBackend(ShellBackend, Snapshots):
         return f"VersBackend({self.machine_id!r})"
 
     async def _session(self) -> Session:
-        return await self._pool.take()
+        try:
+            return await self._pool.take()
+        except Unreachable as error:
+            raise await self._diagnosed(error) from error
 
     @property
     def losses(self) -> int:
@@ -66,8 +69,6 @@ class VersBackend(ShellBackend, Snapshots):
                 connection = await self._open(self._key)
         except Gone as error:
             raise self._gone() from error
-        except Unreachable as error:
-            raise await self._diagnosed(error) from error
         self.host_key = self.host_key or connection.fingerprint
         return connection
 

@@ -22,13 +22,12 @@ from pydantic import SecretStr
 
 from langchain_vers._io import on_io
 from langchain_vers.backends.local import LocalBackend
-from langchain_vers.context import BackendContext
+from langchain_vers.context import THREAD_LABEL, BackendContext
 from langchain_vers.demo.options import DemoOptions
 from langchain_vers.embedded import launcher
 from langchain_vers.errors import Gone, VersError
 from langchain_vers.platform import Credentials, Endpoints
 from langchain_vers.toolkit import VersToolkit
-from langchain_vers.tools.machines import THREAD_LABEL
 
 
 @dataclass

@@ -125,6 +125,7 @@ def stop(data_dir: Path | None = None, *, timeout: float = 30.0) -> bool:
             raise DeadlineExceeded(f"The embedded Vers (process {state.pid}) has not ended after {timeout:g} s; see {folder / LOG_FILE}.")
         _reap(state.pid)
         time.sleep(_POLL)
+    _reap(state.pid)  # one that has only just ended counts as ended, and would stay a zombie
     return True
 
 

@@ -17,12 +17,13 @@ import os
 import signal
 import ssl
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import asyncssh
-from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_CLOSE, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
+from asyncssh.constants import EXTENDED_DATA_STDERR, MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, OPEN_CONNECT_FAILED, OPEN_RESOURCE_SHORTAGE
 from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 
 from langchain_vers.errors import VersError
@@ -38,6 +39,8 @@ _MAX_PACKET = 64 * 1024
 _CHUNK = 64 * 1024
 _REKEY_BYTES = 64 * 1024**3
 _LOGIN_SECONDS = 30
+_EXIT_SECONDS = 5.0
+"""How long a process that has closed its outputs may take to end before its client's close is answered without an exit status."""
 _SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 _LOGIN_SHELL = ("/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash -l; else exec /bin/sh -l; fi")
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr")
@@ -48,6 +51,16 @@ class _Channel(asyncssh.SSHServerChannel[bytes]):
     """A session channel whose requests are answered when the process exists."""
 
     bridge: _Bridge
+    complete = False
+    """Whether all output of the process has been passed on."""
+    _eof_sent = False
+
+    def send_packet(self, pkttype: int, *args: bytes, **options: Any) -> None:  # noqa: ANN401 - asyncssh's own parameters
+        # asyncssh closes a channel without saying EOF before, from which a client cannot tell that it has all the output. OpenSSH says it.
+        if pkttype == MSG_CHANNEL_CLOSE and self.complete and not self._eof_sent:
+            super().send_packet(MSG_CHANNEL_EOF)
+        self._eof_sent = self._eof_sent or pkttype == MSG_CHANNEL_EOF
+        super().send_packet(pkttype, *args, **options)
 
     def _start_session(self, command: str | None = None, subsystem: str | None = None) -> bool:
         if self._session_started:
@@ -71,6 +84,14 @@ class _Channel(asyncssh.SSHServerChannel[bytes]):
         self._send_request(b"exit-signal", String(name), Boolean(False), String(""), String(""))
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
+        if pkttype == MSG_CHANNEL_CLOSE and self.complete and self.bridge.awaits_exit:
+            # All output is there and the client is content, but the process's end has not been noticed yet. As OpenSSH does, answer the close when
+            # the exit status has been sent, without which a client reports a failure.
+            self.bridge.hold(partial(self._pass_on, pkttype, pktid, packet))
+            return True
+        return self._pass_on(pkttype, pktid, packet)
+
+    def _pass_on(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool | Awaitable[None]:
         result = super().process_packet(pkttype, pktid, packet)
         if pkttype == MSG_CHANNEL_CLOSE:
             self.bridge.disconnect()
@@ -86,6 +107,7 @@ class _Bridge(asyncssh.SSHServerSession[bytes]):
         self._loop = asyncio.get_running_loop()
         self._channel: _Channel
         self._process: Process | None = None
+        self._held: Callable[[], object] | None = None
         self._closed = False
         self._congested = False
         self._exited = False
@@ -207,6 +229,23 @@ class _Bridge(asyncssh.SSHServerSession[bytes]):
             self._channel.send_exit_status(returncode)
         self._close_stdin()
         self._finish()
+        self._let_go()
+
+    @property
+    def awaits_exit(self) -> bool:
+        """Whether the process runs, as far as is known."""
+        return self._process is not None and not self._exited and not self._closed
+
+    def hold(self, close: Callable[[], object]) -> None:
+        """Keep the client's close until the process has ended, which is near: it has closed its outputs."""
+        self._close_stdin()
+        self._held = close
+        self._loop.call_later(_EXIT_SECONDS, self._let_go)
+
+    def _let_go(self) -> None:
+        close, self._held = self._held, None
+        if close is not None:
+            close()
 
     # -- the process's side
 
@@ -285,6 +324,7 @@ class _Bridge(asyncssh.SSHServerSession[bytes]):
         """Close the channel once the process has ended and all of its output has been passed on."""
         if self._outputs or self._closed:
             return
+        self._channel.complete = True
         if self._exited:
             self._channel.close()
         else:

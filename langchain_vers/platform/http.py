@@ -23,6 +23,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from langchain_vers._io import io
 from langchain_vers.errors import BadInput, DeadlineExceeded, ServerFault, Unreachable, VersError
 from langchain_vers.platform.credentials import Credentials, Endpoints, ResolvedKey
 from langchain_vers.platform.failures import (
@@ -150,6 +151,7 @@ class HttpCore:
     async def aclose(self) -> None:
         """Close every connection. The client cannot be used afterwards."""
         self._closed = True
+        io.forget(self)
         async with self._opening:
             client, self._client = self._client, None
             if client is not None:
@@ -240,6 +242,8 @@ class HttpCore:
                     follow_redirects=False,  # the key must not follow to wherever a redirect points
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30.0),
                 )
+                if io.is_current():
+                    io.at_close(self, self.aclose)
             return self._client
 
 

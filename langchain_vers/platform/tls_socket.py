@@ -18,6 +18,7 @@ _READ_HIGH = 4 * 1024 * 1024
 """Bytes that may wait for paramiko before reading from the network pauses."""
 _WRITE_HIGH = 1024 * 1024
 """Bytes that may wait for the network before paramiko's threads have to wait."""
+_GOODBYE_SECONDS = 1.0
 _POLL_SECONDS = 5.0
 """How often an idle `recv` lets paramiko look at its keepalive timer. paramiko asks for 0.1 s: 2,000 wake-ups a second for 200 connections."""
 
@@ -37,7 +38,7 @@ class TLSSocket(asyncio.Protocol):
         self._unsent = 0
         self._ended = False
         self._closed = False  # paramiko looks at this name
-        self._handshaken = False
+        self._lost = asyncio.Event()
         self.error: BaseException | None = None
 
     @classmethod
@@ -49,7 +50,7 @@ class TLSSocket(asyncio.Protocol):
 
         """
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_connection(cls, host, port, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=1.0)
+        _, protocol = await loop.create_connection(cls, host, port, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=_GOODBYE_SECONDS)
         return protocol
 
     # --- the asyncio side, on the I/O thread ---
@@ -81,6 +82,17 @@ class TLSSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc)
+        self._lost.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the network side is closed as well; a peer that does not say goodbye in time is left without."""
+        try:
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._lost.wait()
+        except TimeoutError:
+            if self._transport is not None:
+                self._transport.abort()
+            await self._lost.wait()
 
     def pause_writing(self) -> None:
         self._writable.clear()

@@ -26,6 +26,10 @@ from langchain_vers.platform.tls_socket import TLSSocket
 WINDOW = 8 * 1024 * 1024
 """Receive window of a channel in bytes: what may be under way towards us, and so also the most that one channel can hold in memory."""
 KEEPALIVE_SECONDS = 15
+OPEN_SECONDS = 30.0
+"""How long a machine may take to start a process on a connection that stands."""
+_OPENINGS = 4
+"""Channels of one connection that are being opened at once. Each takes a thread of the shared pool, which one silent machine must not use up."""
 _BULK = 256 * 1024
 """Bytes from which a send gets a thread of its own: less than any server's first window, so that smaller ones do not wait for the machine."""
 _LINGER_SECONDS = 5.0
@@ -62,8 +66,10 @@ class SSHConnection:
         self._transport = transport
         self.server_name = server_name
         self.fingerprint = fingerprint(transport.get_remote_server_key())
+        self._openings = asyncio.Semaphore(_OPENINGS)
         self.sending = asyncio.Lock()
         """Held while a thread of the shared pool sends for this connection: one that is stuck must not use up the pool."""
+        io.at_close(self, self.close)
 
     @classmethod
     async def open(
@@ -114,21 +120,22 @@ class SSHConnection:
         """Whether the connection stands, as far as this side knows."""
         return self._transport.is_active() and not self._sock.ended
 
-    async def start(self, command: str, *, timeout: float = 30.0) -> SSHProcess:
-        """Run a command on a channel of its own.
+    async def start(self, command: str, *, timeout: float | None = None) -> SSHProcess:
+        """Run a command on a channel of its own. `timeout` is in seconds (None: `OPEN_SECONDS`).
 
         Raises:
             Unreachable: the connection is broken, or the machine refuses a further channel.
             DeadlineExceeded: no answer within `timeout` seconds.
 
         """
-        opening = asyncio.ensure_future(io.blocking(self._open_channel, command, timeout))
-        try:
-            async with _translated(self.server_name), asyncio.timeout(timeout):
+        timeout = OPEN_SECONDS if timeout is None else timeout
+        async with _translated(self.server_name), asyncio.timeout(timeout), self._openings:
+            opening = asyncio.ensure_future(io.blocking(self._open_channel, command, timeout))
+            try:
                 channel = await asyncio.shield(opening)
-        except BaseException:
-            opening.add_done_callback(_close_late)
-            raise
+            except BaseException:
+                opening.add_done_callback(_close_late)
+                raise
         return SSHProcess(self, channel)
 
     def _open_channel(self, command: str, timeout: float) -> paramiko.Channel:
@@ -144,8 +151,13 @@ class SSHConnection:
 
     async def close(self) -> None:
         """Close the connection; processes on it see their input end."""
-        self._transport.close()
-        self._sock.close()
+        io.forget(self)
+        self._sock.close()  # wakes paramiko's thread, whose end its own close() waits for
+        try:
+            await io.blocking(self._transport.close)
+        except RuntimeError:  # interpreter exit: the pool takes no more calls
+            self._transport.close()
+        await self._sock.wait_closed()
 
 
 class SSHProcess:
@@ -166,7 +178,8 @@ class SSHProcess:
     @property
     def ended_cleanly(self) -> bool:
         """Whether the other side said that all output has been sent, as opposed to a connection that broke."""
-        return bool(self._channel.eof_received)
+        # Not every server says EOF before it closes a channel; an exit status comes from a process that has ended, either way.
+        return bool(self._channel.eof_received) or self._channel.exit_status != -1
 
     async def send(self, data: bytes) -> None:
         """Send to the process's standard input; waits while its window is full.
@@ -308,7 +321,7 @@ async def _translated(server_name: str, host: str | None = None, port: int | Non
         ) from error
     except ssl.SSLError as error:
         raise Unreachable(
-            f"the TLS connection to {where} failed ({error.reason or error}); check that the machine exists and runs"
+            f"the TLS connection to {where} failed ({error.reason or str(error) or type(error).__name__}); check that the machine exists and runs"
         ) from error
     except paramiko.AuthenticationException as error:
         raise Denied(f"{where} refused the machine's SSH key; attach to the machine again to fetch its present key") from error
@@ -317,5 +330,5 @@ async def _translated(server_name: str, host: str | None = None, port: int | Non
             f"{where} did not answer in time; check that the machine runs (vers_vms) and that the network is up"
         ) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise Unreachable(f"the SSH connection to {where} failed ({error or type(error).__name__}); check that the machine runs") from error
+        raise Unreachable(f"the SSH connection to {where} failed ({str(error) or type(error).__name__}); check that the machine runs") from error
 

@@ -130,6 +130,12 @@ class VersTool(StructuredTool):
             await io.on_io(self._context.refuse_move(place))
         return output
 
+    def _to_args_and_kwargs(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # LangChain drops all of the input of a tool without arguments, the injected runtime with it.
+        args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
+        runtime = tool_input.get("runtime") if isinstance(tool_input, dict) else None
+        return args, kwargs if runtime is None else {**kwargs, "runtime": runtime}
+
     def _refused(self, output: Any, tool_input: str | dict[str, Any], config: RunnableConfig | None) -> Place | None:  # noqa: ANN401  # what a tool gives
         """Complete the answer to a call whose arguments did not fit; the call's place, if others of its message wait for it."""
         if not isinstance(output, ToolMessage) or output.status != "error" or output.artifact is not None:

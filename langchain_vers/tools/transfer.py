@@ -149,7 +149,7 @@ def _harmless(tree: str) -> str:
 
 
 def _merge(folder: str, goal: str) -> str:
-    """The tree to its place: by a rename, or where there is a directory already, into that. A symlink in there is replaced, never followed."""
+    """The tree to its place: by a rename, or into the directory that is there already, whose symlinks are replaced and never followed."""
     tree, again, goal_ = f"{folder}/tree", shlex.quote(f"{folder}/b.tar"), shlex.quote(goal)
     into = f"tar -cf {again} -C {shlex.quote(tree)} . && tar -xpof {again} -C {goal_}"
     return f"if [ -d {goal_} ]; then {into}; else {_move(tree, goal)}; fi"

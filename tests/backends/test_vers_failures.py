@@ -25,10 +25,10 @@ from rigs.openssh import Platform, UserBackend, fingerprint_of, make_key
 
 from langchain_vers._io import io, on_io, run
 from langchain_vers.backends import pool, shell, vers
-from langchain_vers.backends.base import ExecResult
+from langchain_vers.backends.base import ExecResult, version_of
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Denied, Gone, Interrupted, Unreachable
-from langchain_vers.platform import VersClient
+from langchain_vers.platform import VersClient, tunnel
 
 pytestmark = pytest.mark.peer
 
@@ -98,6 +98,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(shell, "KILL_SECONDS", 1.0)
     monkeypatch.setattr(vers, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(tunnel, "OPEN_SECONDS", 1.0)
 
 
 # --- a connection that breaks ---
@@ -131,13 +132,23 @@ def test_broken_in_the_middle_of_a_write(remote: VersBackend, relay: Relay, tmp_
     target = tmp_path / "f"
     target.write_bytes(b"old")
     run(remote.exec("true"))
+    new = os.urandom(8 << 20)
     relay.drop_after(upstream=2 << 20)
     with pytest.raises(Unreachable, match="nothing is half-written"):
-        run(remote.write(str(target), os.urandom(8 << 20)))
+        run(remote.write(str(target), new, expect=version_of(b"old")))
     wait_for(lambda: os.listdir(tmp_path) == ["f"])
     assert target.read_bytes() == b"old"
-    run(remote.write(str(target), b"new"))
-    assert target.read_bytes() == b"new"
+
+    # Without an expected version it can be repeated, and is, once.
+    relay.drop_after(upstream=2 << 20, then_refuse=True)
+    with pytest.raises(Unreachable):
+        run(remote.write(str(target), new))
+    relay.refusing = False
+    wait_for(lambda: os.listdir(tmp_path) == ["f"])
+    assert target.read_bytes() == b"old"
+    relay.drop_after(upstream=2 << 20)
+    run(remote.write(str(target), new))
+    assert target.read_bytes() == new
 
 
 def test_broken_in_the_middle_of_a_read(remote: VersBackend, relay: Relay, tmp_path: Path) -> None:
@@ -352,7 +363,7 @@ def test_name_that_the_front_does_not_know(openssh: Platform) -> None:
     client = openssh.client()
     backend = UserBackend(client, openssh.new_vm())
     del openssh.front.targets[f"{backend.machine_id}.vm.vers.sh"]
-    with pytest.raises(Unreachable, match="TLS connection"):
+    with pytest.raises(Unreachable, match="check that the machine"):
         run(backend.exec("true"))
     run(client.aclose())
 

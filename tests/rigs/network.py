@@ -51,6 +51,7 @@ class Relay:
         """Connections so far."""
         self._upstream_left: int | None = None
         self._downstream_left: int | None = None
+        self._then_refuse = False
         self.refusing = False
         """Whether new connections are broken at once."""
         self._flowing = asyncio.Event()
@@ -97,6 +98,7 @@ class Relay:
                 await asyncio.sleep(self.delay)
             await self._flowing.wait()
             if self._used_up(len(data), upstream=upstream):
+                self.refusing = self._then_refuse
                 self._abort_all()
                 return
             writer.write(data)
@@ -111,8 +113,9 @@ class Relay:
         setattr(self, name, left - count if left > count else None)
         return left <= count
 
-    def drop_after(self, *, upstream: int | None = None, downstream: int | None = None) -> None:
-        """Break all connections once, when so many more bytes have come towards the target, or from it."""
+    def drop_after(self, *, upstream: int | None = None, downstream: int | None = None, then_refuse: bool = False) -> None:
+        """Break all connections once, when so many more bytes have come towards the target, or from it; perhaps refuse new ones then."""
+        self._then_refuse = then_refuse
         self._upstream_left, self._downstream_left = upstream, downstream
 
     def _abort_all(self) -> None:

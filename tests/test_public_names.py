@@ -1,0 +1,19 @@
+"""The public names are a promise: a change here is a change for users, and wants a line in the changelog."""
+
+import langchain_vers
+
+
+def test_public_names() -> None:
+    assert sorted(langchain_vers.__all__) == [
+        "Attachment",
+        "Backend",
+        "BackendContext",
+        "LocalBackend",
+        "Snapshots",
+        "VersBackend",
+        "VersClient",
+        "VersError",
+        "VersToolkit",
+    ]
+    for name in langchain_vers.__all__:
+        assert getattr(langchain_vers, name).__module__.startswith("langchain_vers.")
