@@ -4,14 +4,31 @@
 in `langchain_vers.errors`, the backend protocol in `langchain_vers.backends.base`, the platform's client in `langchain_vers.platform`.
 """
 
-from langchain_vers.attachment import Attachment
-from langchain_vers.backends.base import Backend, Snapshots
-from langchain_vers.backends.local import LocalBackend
-from langchain_vers.backends.vers import VersBackend
-from langchain_vers.context import BackendContext
-from langchain_vers.errors import VersError
-from langchain_vers.platform import VersClient
-from langchain_vers.toolkit import VersToolkit
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_vers.attachment import Attachment
+    from langchain_vers.backends.base import Backend, Snapshots
+    from langchain_vers.backends.local import LocalBackend
+    from langchain_vers.backends.vers import VersBackend
+    from langchain_vers.context import BackendContext
+    from langchain_vers.errors import VersError
+    from langchain_vers.platform import VersClient
+    from langchain_vers.toolkit import VersToolkit
+
+# Imported when they are asked for: the command line and the embedded server must not wait for LangChain.
+_HOMES = {
+    "Attachment": "attachment",
+    "Backend": "backends.base",
+    "BackendContext": "context",
+    "LocalBackend": "backends.local",
+    "Snapshots": "backends.base",
+    "VersBackend": "backends.vers",
+    "VersClient": "platform",
+    "VersError": "errors",
+    "VersToolkit": "toolkit",
+}
 
 __all__ = [
     "Attachment",
@@ -24,3 +41,9 @@ __all__ = [
     "VersError",
     "VersToolkit",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whichever public name it is
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

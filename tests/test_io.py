@@ -333,12 +333,14 @@ async def test_relay_to_a_loop() -> None:
 def test_closing_leaves_no_thread_and_no_descriptor(own: IOThread) -> None:
     own.run(add(1, 2))
     own.run(own.blocking(time.sleep, 0))
+    assert own._pool is not None
+    workers = list(own._pool._threads)
     own.close()
 
     def state() -> tuple[int, int]:
         return psutil.Process().num_fds(), threading.active_count()
 
-    wait_for(lambda: not any(thread.name.startswith("langchain-vers-blocking") for thread in threading.enumerate()))
+    wait_for(lambda: not any(thread.is_alive() for thread in workers))
     before = state()
     for _ in range(3):
         assert own.run(add(1, 2)) == 3
@@ -406,7 +408,6 @@ async def ident() -> int:
 def test_fork_while_a_thread_is_waiting() -> None:
     """A lock that another thread held at the moment of the fork must not hold up the child."""
     work = Work()
-    thread = threading.Thread(target=lambda: pytest.raises(asyncio.CancelledError, run, work()))
     future = io.submit(work())
     work.begun.wait(10)
     child = os.fork()
@@ -417,7 +418,6 @@ def test_fork_while_a_thread_is_waiting() -> None:
     io._cancel(future)
     with pytest.raises(asyncio.CancelledError):
         future.result(10)
-    assert not thread.is_alive()
 
 
 def test_exit_with_nothing_done() -> None:

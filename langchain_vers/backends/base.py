@@ -132,9 +132,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def read(
-        self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None
-    ) -> FileRead:
+    async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
         """Bytes `offset` to `offset + length` of a regular file (to its end if `length` is None). Symlinks are followed.
 
         Raises:
@@ -189,7 +187,7 @@ class Backend(ABC):
             Missing, WrongKind, Denied: for the path. BadInput: for the pattern.
         """
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - a backend may have nothing to give back
         """Give back connections and processes of this side. The machine lives on. May be called twice."""
 
 

@@ -1,16 +1,17 @@
 """The programs that run on a POSIX machine on our behalf, and how to talk to them. Pure text; `shell.py` does the talking.
 
-A *session* is a shell that is started on the machine before it is needed and then waits for one line on its standard input. The line calls one
-of the functions below, so a call costs one round trip: the shell, its functions and the channel are there already. A session serves one call.
-It needs a POSIX sh and coreutils (or busybox); where there is bash, bash it is, as agents write bash.
+A *session* is a shell that is started on the machine before it is needed and then waits for one line on its standard input. The line calls
+one of the functions below, so a call costs one round trip: the shell, its functions and the channel are there already. A session serves one
+call. It needs a POSIX sh and coreutils (or busybox); where there is bash, bash it is, as agents write bash.
 
-Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the directory
-that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not started
-(`cwd`: there is no such directory, `claimed`: its caller has given up on it).
+Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the
+directory that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not
+started (`cwd`: there is no such directory, `claimed`: its caller has given up on it).
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
-cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that does, so
-also those that have left the process group. A line instead of the end releases the watcher: background processes of a finished command live on.
+cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that
+does, so also those that have left the process group. A line instead of the end releases the watcher: background processes of a finished
+command live on.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ KEEP_BYTES = 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
 _PREAMBLE = r"""
-__id=$(id -u):$(id -g)
-__dir=${TMPDIR:-/tmp}/vers-${__id%:*}
-mkdir -m 700 "$__dir" 2>/dev/null
+__dir=${TMPDIR:-/tmp}/vers-${EUID:-$(id -u)}
+[ -d "$__dir" ] || mkdir -m 700 "$__dir" 2>/dev/null
 if [ -L "$__dir" ] || [ ! -O "$__dir" ]; then __dir=$(mktemp -d); fi
 
-# All processes that carry the mark $1, that descend from one of those, or are in a session that one of those leads: commands such as sudo and
-# `env -i` drop the mark. They are stopped first, so that none forks while the others are being found. $2 is the leader, should it be gone.
+# All processes that carry the mark $1, that descend from one of those, or are in a session that one of those leads: commands such as sudo
+# and `env -i` drop the mark. They are stopped first, so that none forks while the others are being found. $2 is the leader, should it be
+# gone.
 __vers_kill() {
   exec 2>/dev/null
   if [ ! -r /proc/self/environ ]; then kill -9 0; fi
@@ -140,7 +141,7 @@ __vers_write() {
   if [ -e "$__p" ]; then
     set -- $(stat -L -c '%a %u:%g' -- "$__p")
     __m=${__m:-$1}
-    [ "$2" = "$__id" ] || __own=$2 __fix=1
+    if [ ! -O "$__p" ] || [ ! -G "$__p" ]; then __own=$2 __fix=1; fi
   fi
   if [ -n "$__own" ]; then
     umask 077
@@ -226,7 +227,7 @@ __w=$!
 {
   (
     exec 2>&1 7<&- 8>&-
-    trap 'printf "%s\n" "$PWD" >"$__log.cwd"' EXIT
+    trap 'printf "%s\n" "$PWD" 2>/dev/null >"$__log.cwd"' EXIT
     eval "$__env"
     eval "$__c"
   )
@@ -257,7 +258,8 @@ def boot(call: str) -> str:
 
     It stays short, for it is what `ps` shows; the functions follow as `preamble` on its standard input.
     """
-    read = "__n='\n'; IFS= read -r __line && eval \"$__line\""
+    # A shell reads its input byte by byte, which for the functions takes 20 ms; head takes what there is. Nothing else is sent before they answer.
+    read = f"__n='\n'; eval \"$(head -c {len(_FIRST)})\""
     chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
     return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(read)}"
 
@@ -293,7 +295,7 @@ def exports(env: dict[str, str]) -> str:
     return "; ".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
 
 
-_FIRST = f"eval {quote(_PREAMBLE)}\n".encode()
+_FIRST = _PREAMBLE.encode()
 
 RELEASE = b"r\n"
 """Sent to a session whose command has finished but left processes behind that hold its output: they live on."""

@@ -1,4 +1,6 @@
-"""What the machine's answers about paths mean: stat lines, directory scans, error words. Pure; `guest.py` prints them, `shell.py` carries them."""
+"""What the machine's answers about paths mean: stat lines, directory scans, error words. Pure; `guest.py` prints them, `shell.py` carries
+them.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,16 @@ class Listing:
 def parse_scan(header: bytes, data: bytes, *, with_rules: bool) -> Listing:
     """Read a scan's answer.
 
-    `header` tells the two dialects apart: "z" is NUL-separated and exact (GNU find), "l" one entry a line (names with line breaks are damaged).
+    `header` tells the two dialects apart: "z" is NUL-separated and exact (GNU find), "l" one entry a line (names with line breaks are
+    damaged).
     """
     entries, rest = _parse_nul(data) if header == b"z" else _parse_lines(data)
     return Listing(entries, _parse_rules(rest)) if with_rules else Listing(entries)
 
 
 def _parse_nul(data: bytes) -> tuple[list[Entry], bytes]:
-    # A line break where an entry's kind should stand ends the list; names may contain line breaks, but an entry always begins with its kind.
+    # A line break where an entry's kind should stand ends the list; names may contain line breaks, but an entry always begins with its
+    # kind.
     body, _, rest = (b"", b"", data[1:]) if data.startswith(b"\n") else data.partition(b"\0\n")
     entries = []
     for record in body.split(b"\0") if body else []:
@@ -115,13 +119,19 @@ def path_error(path: str, word: str, where: str, machine_id: str | None) -> Vers
     if word == "missing" or "no such file" in lowered:
         error, text = Missing, f"{path} does not exist on {where}; check the path with ls"
     elif word == "cwd":
-        error, text = Missing, f"the working directory of this thread does not exist on {where} any more; `cd` to one that does, or use an absolute path"
+        error, text = (
+            Missing,
+            f"the working directory of this thread does not exist on {where} any more; `cd` to one that does, or use an absolute path",
+        )
     elif word == "isdir":
         error, text = WrongKind, f"{path} is a directory; give the path of a file"
     elif word == "notdir" or "not a directory" in lowered:
         error, text = WrongKind, f"{path} is not a directory, or a part of it is a file; check the path with ls"
     elif word == "notfile":
-        error, text = WrongKind, f"{path} is not a regular file (it is a device, a socket or a pipe); only regular files can be read and written"
+        error, text = (
+            WrongKind,
+            f"{path} is not a regular file (it is a device, a socket or a pipe); only regular files can be read and written",
+        )
     elif word == "changed":
         error, text = Conflict, f"{path} has changed since it was read; nothing was written: read it again"
     elif word == "short":
@@ -135,5 +145,3 @@ def path_error(path: str, word: str, where: str, machine_id: str | None) -> Vers
     else:
         error, text = VersError, f"{path} could not be used on {where}: {word.strip() or 'the machine gave no answer'}"
     return error(text, machine_id=machine_id)
-
-

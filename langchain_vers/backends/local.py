@@ -1,4 +1,4 @@
-"""This machine as a backend: commands run by the same sessions as everywhere else, files by the operating system's own calls."""
+"""The machine of this very process as a backend: commands run by the same sessions as everywhere else, files by the system's own calls."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class LocalBackend(ShellBackend):
 
     @property
     def home(self) -> str:
+        """Where commands start: the root, else the directory of the process."""
         return self._root or str(Path.cwd())
 
     async def _session(self) -> Session:
@@ -45,15 +46,18 @@ class LocalBackend(ShellBackend):
         return await self._ready(process, mark)
 
     async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
+        """See `Backend.read`."""
         return await _in_thread(lambda: local_files.read(path, cwd=cwd or self.home, offset=offset, length=length))
 
     async def write(
         self, path: str, data: bytes, *, cwd: str | None = None, mode: int | None = None, expect: str | None = None
     ) -> FileStat:
+        """See `Backend.write`."""
         check_version(expect)
         return await _in_thread(lambda: local_files.write(path, data, cwd=cwd or self.home, mode=mode, expect=expect))
 
     async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
+        """See `Backend.stat`."""
         return await _in_thread(lambda: local_files.stat(path, cwd=cwd or self.home))
 
     async def scan(
@@ -66,6 +70,7 @@ class LocalBackend(ShellBackend):
         ignored: bool = True,
         limit: int = 1000,
     ) -> Scan:
+        """See `Backend.scan`."""
         return await _in_thread(
             lambda: local_files.scan(path, cwd=cwd or self.home, pattern=pattern, recursive=recursive, ignored=ignored, limit=limit)
         )

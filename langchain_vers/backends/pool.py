@@ -1,7 +1,7 @@
 """Sessions over SSH connections: kept open, opened ahead of need, and spread over as many connections as the server's limits ask for.
 
-A call takes a waiting session and so costs one round trip. The pool opens the next one in the meantime. A connection that has died is replaced
-on the next call; nothing here repeats a command.
+A call takes a waiting session and so costs one round trip. The pool opens the next one in the meantime. A connection that has died is
+replaced on the next call; nothing here repeats a command.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
 
 MAX_SESSIONS = 8
 """Sessions on one connection. OpenSSH allows 10 (`MaxSessions`), and counts one until its shell has tidied up after its channel closed."""
+MIN_SPARES = 2
+"""Sessions that wait ahead of need: an edit takes two in quick succession."""
 MAX_SPARES = 4
-"""Sessions that wait ahead of need, at most: one as a rule, more after calls have come side by side."""
+"""The same after calls have come side by side."""
+REFILL_SECONDS = 0.02
+"""How long after the begin of a call the session that it took is replaced."""
 IDLE_SECONDS = 60.0
 """After this time without a call, further connections and further spares are given back."""
 
@@ -58,7 +62,7 @@ class SessionPool:
         self._ready = ready
         self._lines: list[_Line] = []
         self._spares: deque[tuple[_Line, Session]] = deque()
-        self._wanted = 1
+        self._wanted = MIN_SPARES
         self._refilling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._freed = asyncio.Event()
@@ -79,7 +83,8 @@ class SessionPool:
             if self._lines:
                 self._wanted = min(self._wanted + 1, MAX_SPARES)
             session = await self._open()
-        self._refill()
+        # The next sessions can wait a moment: opening one competes with the call itself for both machines' processors.
+        asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill)
         return session
 
     async def _open(self) -> Session:
@@ -115,7 +120,7 @@ class SessionPool:
         for line in self._lines:
             if line.usable and line.sessions < MAX_SESSIONS:
                 return line
-        line = _Line(asyncio.ensure_future(self._connect()))  # type: ignore[arg-type]  # the callers pass coroutine functions
+        line = _Line(asyncio.ensure_future(self._connect()))
         self._lines.append(line)
         return line
 
@@ -167,13 +172,13 @@ class SessionPool:
         self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._shrink)
 
     def _shrink(self) -> None:
-        """Back to one connection and one spare, as far as nothing runs."""
-        self._wanted = 1
-        kept = next(((line, session) for line, session in self._spares if line is self._lines[0]), None)
-        for line, session in self._spares:
-            if kept is None or session is not kept[1]:
-                session.process.close()
-        self._spares = deque() if kept is None else deque([kept])
+        """Back to one connection and two spares, as far as nothing runs."""
+        self._wanted = MIN_SPARES
+        kept = deque([spare for spare in self._spares if spare[0] is self._lines[0]][:MIN_SPARES])
+        for spare in self._spares:
+            if spare not in kept:
+                spare[1].process.close()
+        self._spares = kept
         for line in self._lines[1:]:
             if line.sessions == 0 and line.opening.done():
                 self._lines.remove(line)

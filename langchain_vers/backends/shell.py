@@ -38,17 +38,28 @@ _TAIL_SLACK = 2
 class Process(Protocol):
     """A process on the machine as a transport offers it.
 
-    `receive` gives (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended, and loses nothing when it is cancelled; `arrival`
-    waits until it would not have to wait. `close` ends the process's input and gives everything back, without waiting.
+    `receive` gives (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended, and loses nothing when it is cancelled;
+    `arrival` waits until it would not have to wait. `close` ends the process's input and gives everything back, without waiting.
     """
 
     @property
-    def ended_cleanly(self) -> bool: ...
-    async def send(self, data: bytes) -> None: ...
-    async def send_eof(self) -> None: ...
-    async def arrival(self) -> None: ...
-    async def receive(self) -> tuple[int, bytes]: ...
-    def close(self) -> None: ...
+    def ended_cleanly(self) -> bool:
+        """Whether the other side said that all output has been sent."""
+
+    async def send(self, data: bytes) -> None:
+        """Send to its standard input; waits while that is full."""
+
+    async def send_eof(self) -> None:
+        """End its standard input."""
+
+    async def arrival(self) -> None:
+        """Wait until `receive` has something to give."""
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next bytes of output."""
+
+    def close(self) -> None:
+        """End its input and give everything back, without waiting."""
 
 
 class Session:
@@ -239,13 +250,15 @@ class ShellBackend(Backend):
         timeout: float | None = None,
         on_output: OutputCallback | None = None,
     ) -> ExecResult:
+        """See `Backend.exec`."""
         _check_command(command)
         _check_path(cwd, empty_ok=True)
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise BadInput(f"timeout must be a finite number of seconds greater than 0, not {timeout!r}")
         prelude = guest.exports(_checked_env(env or {}))
         if stdin:
-            prelude = f"{prelude}{'; ' if prelude else ''}{await self._stdin_redirect(stdin, cwd)}"
+            stored = await self._store_stdin(stdin, cwd)
+            prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
         line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
@@ -253,6 +266,8 @@ class ShellBackend(Backend):
             session, _ = await self._begin(line)
             reconnects += 1
             running, end = await self._follow(session, timeout, on_output)
+        if stdin and end is _End.REFUSED:  # the command did not come to remove it
+            await self.exec(f"rm -f {stored}", cwd="/")
         return self._result(running, end, cwd, reconnects)
 
     async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[_Running, _End]:
@@ -281,15 +296,16 @@ class ShellBackend(Backend):
             return False
         return header == b""
 
-    async def _stdin_redirect(self, stdin: bytes, cwd: str | None) -> str:
-        """Shell text that gives a command its standard input: by way of a file that the command removes when it has opened it."""
+    async def _store_stdin(self, stdin: bytes, cwd: str | None) -> str:
+        """Put a command's standard input into a file, which the command removes when it has opened it; its path, quoted for a shell."""
         path = f"/tmp/.vers-stdin-{secrets.token_hex(8)}"  # noqa: S108  # on the machine, with a name that cannot be guessed, 0600
-        quoted = shlex.quote(path)
         await self.write(path, stdin, cwd=cwd, mode=0o600)
-        return f"exec <{quoted}; rm -f {quoted}"
+        return shlex.quote(path)
 
     async def _begin(self, line: bytes) -> tuple[Session, int]:
-        """Give a waiting session its line. A connection that had died while idle is noticed here, before anything ran, and made anew once."""
+        """Give a waiting session its line. A connection that had died while idle is noticed here, before anything ran, and made anew
+        once.
+        """
         session = await self._session()
         try:
             await session.process.send(line)
@@ -320,8 +336,8 @@ class ShellBackend(Backend):
             )
         if end is _End.LOST:
             raise Interrupted(
-                f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left of it: "
-                "look at its effects before you run it again",
+                f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left "
+                "of it: look at its effects before you run it again",
                 output=tail.bytes(),
                 machine_id=self.machine_id,
             )
@@ -363,13 +379,15 @@ class ShellBackend(Backend):
         except (TimeoutError, Unreachable):
             pass
         raise Unreachable(
-            f"the command was to be stopped, but {self._where} did not confirm that its processes are dead; look with `ps` when it answers again",
+            f"the command was to be stopped, but {self._where} did not confirm that its processes are dead; look with `ps` when it "
+            "answers again",
             machine_id=self.machine_id,
         )
 
     # --- files ---
 
     async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
+        """See `Backend.read`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         if offset < 0 or (length is not None and length < 0):
@@ -386,6 +404,7 @@ class ShellBackend(Backend):
     async def write(
         self, path: str, data: bytes, *, cwd: str | None = None, mode: int | None = None, expect: str | None = None
     ) -> FileStat:
+        """See `Backend.write`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         check_version(expect)
@@ -395,6 +414,7 @@ class ShellBackend(Backend):
         return parse_stat(header)
 
     async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
+        """See `Backend.stat`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         header, _ = await self._call(path, guest.call("stat", path, cwd))
@@ -410,6 +430,7 @@ class ShellBackend(Backend):
         ignored: bool = True,
         limit: int = 1000,
     ) -> Scan:
+        """See `Backend.scan`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         line = guest.call("scan", path, cwd, 0 if recursive else 1, 0 if ignored else 1)
@@ -475,7 +496,9 @@ class ShellBackend(Backend):
                 await session.prepare()
         except TimeoutError:
             process.close()
-            raise DeadlineExceeded(f"{self._where} did not start a shell within {ANSWER_SECONDS:.0f} s", machine_id=self.machine_id) from None
+            raise DeadlineExceeded(
+                f"{self._where} did not start a shell within {ANSWER_SECONDS:.0f} s", machine_id=self.machine_id
+            ) from None
         except BaseException:
             process.close()
             raise
@@ -528,5 +551,7 @@ def check_version(expect: str | None) -> None:
 def _checked_env(env: Mapping[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not _VARIABLE.fullmatch(name) or "\0" in value:
-            raise BadInput(f"{name!r} is not an environment variable that a shell can set; use letters, digits and '_', and no NUL in the value")
+            raise BadInput(
+                f"{name!r} is not an environment variable that a shell can set; use letters, digits and '_', and no NUL in the value"
+            )
     return dict(env)

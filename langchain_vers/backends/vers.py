@@ -28,8 +28,8 @@ _contexts: WeakKeyDictionary[VersClient, ssl.SSLContext] = WeakKeyDictionary()
 class VersBackend(ShellBackend, Snapshots):
     """Works on one VM over connections that are opened on first use and kept.
 
-    `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key` tells
-    it afterwards.
+    `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key`
+    tells it afterwards.
     """
 
     name = "vers"
@@ -91,8 +91,8 @@ class VersBackend(ShellBackend, Snapshots):
 
     def _gone(self) -> Gone:
         return Gone(
-            f"VM {self.machine_id} does not exist any more; attach to another with vers_vm_use, restore it from a commit with vers_vm_restore, "
-            "or make a new one with vers_vm_create",
+            f"VM {self.machine_id} does not exist any more; attach to another with vers_vm_use, restore it from a commit with "
+            "vers_vm_restore, or make a new one with vers_vm_create",
             machine_id=self.machine_id,
         )
 
@@ -115,12 +115,15 @@ class VersBackend(ShellBackend, Snapshots):
         return error
 
     async def snapshot(self, *, name: str | None = None) -> str:
+        """See `Snapshots.snapshot`."""
         return await self._client.commit_vm(self.machine_id, name=name)
 
     async def restore(self, ref: str) -> str:
+        """See `Snapshots.restore`."""
         return await self._client.restore_vm(commit_id=ref)
 
     async def branch(self, count: int = 1) -> list[str]:
+        """See `Snapshots.branch`."""
         return await self._client.branch_vm(self.machine_id, count=count)
 
     async def retire(self) -> None:
@@ -128,4 +131,5 @@ class VersBackend(ShellBackend, Snapshots):
         await self._pool.retire()
 
     async def close(self) -> None:
+        """See `Backend.close`."""
         await self._pool.close()

@@ -1,8 +1,8 @@
 """A TLS connection of the I/O thread, shown to paramiko as a blocking socket.
 
 paramiko reads in one thread and writes from others, which one `ssl.SSLSocket` does not survive (`DECRYPTION_FAILED_OR_BAD_RECORD_MAC` under
-load). So asyncio alone owns the TLS state, and the two sides meet in a buffer with back-pressure both ways: no socket pair, no pump, no second
-copy through the kernel. SSH itself is `tunnel.py`'s business.
+load). So asyncio alone owns the TLS state, and the two sides meet in a buffer with back-pressure both ways: no socket pair, no pump, no
+second copy through the kernel. SSH itself is `tunnel.py`'s business.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _WRITE_HIGH = 1024 * 1024
 """Bytes that may wait for the network before paramiko's threads have to wait."""
 _GOODBYE_SECONDS = 1.0
 _POLL_SECONDS = 5.0
-"""How often an idle `recv` lets paramiko look at its keepalive timer. paramiko asks for 0.1 s: 2,000 wake-ups a second for 200 connections."""
+"""How often an idle `recv` lets paramiko look at its keepalive timer. paramiko asks for 0.1 s: 2,000 wake-ups a second for 200
+connections.
+"""
 
 
 class TLSSocket(asyncio.Protocol):
@@ -50,12 +52,15 @@ class TLSSocket(asyncio.Protocol):
 
         """
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_connection(cls, host, port, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=_GOODBYE_SECONDS)
+        _, protocol = await loop.create_connection(
+            cls, host, port, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=_GOODBYE_SECONDS
+        )
         return protocol
 
     # --- the asyncio side, on the I/O thread ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_HIGH)
@@ -68,6 +73,7 @@ class TLSSocket(asyncio.Protocol):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
 
     def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
         with self._lock:
             self._chunks.append(memoryview(data))
             self._buffered += len(data)
@@ -77,10 +83,12 @@ class TLSSocket(asyncio.Protocol):
             self._readable.notify()
 
     def eof_received(self) -> bool:
+        """See `asyncio.Protocol`."""
         self._end(None)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
         self._end(exc)
         self._lost.set()
 
@@ -95,9 +103,11 @@ class TLSSocket(asyncio.Protocol):
             await self._lost.wait()
 
     def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
         self._writable.set()
 
     def _end(self, error: BaseException | None) -> None:

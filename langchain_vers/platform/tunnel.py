@@ -1,7 +1,7 @@
 """SSH inside TLS to one machine: a connection that many calls share, and processes on its channels.
 
-The connection verifies the certificate, names the machine by SNI, pins the machine's host key, and stays open. It knows nothing of commands,
-files or pools: `backends/` decides what to run and how many connections to hold.
+The connection verifies the certificate, names the machine by SNI, pins the machine's host key, and stays open. It knows nothing of
+commands, files or pools: `backends/` decides what to run and how many connections to hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import io as stdio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import paramiko
 from pydantic import SecretStr
@@ -29,9 +28,13 @@ KEEPALIVE_SECONDS = 15
 OPEN_SECONDS = 30.0
 """How long a machine may take to start a process on a connection that stands."""
 _OPENINGS = 4
-"""Channels of one connection that are being opened at once. Each takes a thread of the shared pool, which one silent machine must not use up."""
+"""Channels of one connection that are being opened at once. Each takes a thread of the shared pool, which one silent machine must not use
+up.
+"""
 _BULK = 256 * 1024
-"""Bytes from which a send gets a thread of its own: less than any server's first window, so that smaller ones do not wait for the machine."""
+"""Bytes from which a send gets a thread of its own: less than any server's first window, so that smaller ones do not wait for the
+machine.
+"""
 _LINGER_SECONDS = 5.0
 """How long a shell that has ended its output may take to tidy up before its channel is closed over its head."""
 _SMALL = 4096
@@ -172,8 +175,9 @@ class SSHProcess:
         self.on_close: Callable[[], None] = lambda: None
         """Called once, when the channel has been closed."""
         signal = _ThreadsafeEvent(asyncio.get_running_loop(), self._wake)
-        channel.in_buffer.set_event(signal)
-        channel.in_stderr_buffer.set_event(signal)
+        # paramiko only ever calls set() and clear() of what its types say is a threading.Event.
+        channel.in_buffer.set_event(signal)  # type: ignore[arg-type]  # see above
+        channel.in_stderr_buffer.set_event(signal)  # type: ignore[arg-type]  # see above
 
     @property
     def ended_cleanly(self) -> bool:
@@ -201,7 +205,9 @@ class SSHProcess:
             await io.blocking(self._channel.shutdown_write)
 
     async def receive(self) -> tuple[int, bytes]:
-        """The next bytes of output: (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended. Cancelling loses nothing."""
+        """The next bytes of output: (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended. Cancelling loses
+        nothing.
+        """
         while self._taking is None:
             channel = self._channel
             if channel.recv_stderr_ready():
@@ -242,7 +248,9 @@ class SSHProcess:
             task.add_done_callback(_finishing.discard)
 
     async def _finish(self) -> None:
-        """Close the channel, and report it as free when the server no longer counts it: when the process has ended, as far as that is near."""
+        """Close the channel, and report it as free when the server no longer counts it: when the process has ended, as far as that is
+        near.
+        """
         if self._channel.eof_received:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LINGER_SECONDS):
@@ -292,8 +300,8 @@ class _ThreadsafeEvent:
         """Clearing is the reader's business."""
 
 
-def _handshake(sock: Any, timeout: float) -> paramiko.Transport:
-    transport = paramiko.Transport(sock)
+def _handshake(sock: TLSSocket, timeout: float) -> paramiko.Transport:
+    transport = paramiko.Transport(sock)  # type: ignore[arg-type]  # it has what paramiko needs of a socket
     transport.packetizer.REKEY_BYTES = _REKEY_BYTES
     transport.packetizer.REKEY_PACKETS = _REKEY_BYTES
     options = transport.get_security_options()
@@ -317,11 +325,13 @@ async def _translated(server_name: str, host: str | None = None, port: int | Non
         raise
     except ssl.SSLCertVerificationError as error:
         raise Unreachable(
-            f"the TLS certificate of {where} was refused ({error.verify_message}); if it is signed by an authority of your own, set VERS_CA_FILE"
+            f"the TLS certificate of {where} was refused ({error.verify_message}); "
+            "if it is signed by an authority of your own, set VERS_CA_FILE"
         ) from error
     except ssl.SSLError as error:
         raise Unreachable(
-            f"the TLS connection to {where} failed ({error.reason or str(error) or type(error).__name__}); check that the machine exists and runs"
+            f"the TLS connection to {where} failed ({error.reason or str(error) or type(error).__name__}); "
+            "check that the machine exists and runs"
         ) from error
     except paramiko.AuthenticationException as error:
         raise Denied(f"{where} refused the machine's SSH key; attach to the machine again to fetch its present key") from error
@@ -330,5 +340,6 @@ async def _translated(server_name: str, host: str | None = None, port: int | Non
             f"{where} did not answer in time; check that the machine runs (vers_vms) and that the network is up"
         ) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise Unreachable(f"the SSH connection to {where} failed ({str(error) or type(error).__name__}); check that the machine runs") from error
-
+        raise Unreachable(
+            f"the SSH connection to {where} failed ({str(error) or type(error).__name__}); check that the machine runs"
+        ) from error

@@ -9,9 +9,10 @@ A backend joins with a subclass that overrides one fixture:
             yield backend
             await on_io(backend.close())
 
-Every test's docstring says what a backend owes. The tests need a POSIX machine with a shell and coreutils behind the backend, and on this side
-the package's extra `test` and `asyncio_mode = "auto"` of pytest-asyncio. Each runs twice: called from sync code (`run`) and from async code
-(`on_io`). A test that a backend cannot pass is overridden with `pytest.mark.xfail(strict=True, reason=...)`, so that a stale excuse fails.
+Every test's docstring says what a backend owes. The tests need a POSIX machine with a shell and coreutils behind the backend, and on this
+side the package's extra `test` and `asyncio_mode = "auto"` of pytest-asyncio. Each runs twice: called from sync code (`run`) and from async
+code (`on_io`). A test that a backend cannot pass is overridden with `pytest.mark.xfail(strict=True, reason=...)`, so that a stale excuse
+fails.
 """
 
 from __future__ import annotations

@@ -179,7 +179,9 @@ class CommandConformance(Conformance):
 
     @pytest.mark.parametrize("ending", ["exit 3", "false", "trap 'echo own' EXIT; exit 5", "exec true", "(exit 2)", "set -e; false"])
     async def test_cwd_is_known_after_any_exit(self, backend: Backend, call: Caller, place: str, ending: str) -> None:
-        """The directory that `cd` left is known however the shell ends, other than by `exec` or a trap of its own: then it may be unknown."""
+        """The directory that `cd` left is known however the shell ends, other than by `exec` or a trap of its own: then it may be
+        unknown.
+        """
         result = await call(backend.exec(f"cd /usr; {ending}", cwd=place))
         if "exec" in ending or "trap" in ending:
             assert result.cwd in ("/usr", None)
@@ -201,6 +203,15 @@ class CommandConformance(Conformance):
             await call(backend.exec(f"touch {place}/ran", cwd=f"{place}/nowhere", stdin=b"x"))
         assert not (await call(backend.scan(place))).entries
 
+    async def test_stdin_is_kept_nowhere(self, backend: Backend, call: Caller, place: str) -> None:
+        """Input may be secret: no file on the machine holds it, neither while the command runs nor when it could not be started."""
+        secret = f"secret of {place}".encode()
+        search = 'grep -lsF "$(cat)" /tmp/* /tmp/.[!.]* "${TMPDIR:-/tmp}"/vers-$(id -u)/*; true'
+        assert (await call(backend.exec(search, stdin=secret, timeout=30))).tail == b""
+        with pytest.raises(Missing):
+            await call(backend.exec("true", cwd=f"{place}/nowhere", stdin=secret))
+        assert (await call(backend.exec(search, stdin=secret, timeout=30))).tail == b""
+
     async def test_removed_cwd(self, backend: Backend, call: Caller, place: str) -> None:
         """A command may remove the directory that it runs in."""
         result = await call(backend.exec("mkdir gone && cd gone && rmdir ../gone && echo done", cwd=place))
@@ -211,7 +222,7 @@ class CommandConformance(Conformance):
     async def test_env(self, backend: Backend, call: Caller) -> None:
         """Variables arrive as they are given, also those that a shell would otherwise interpret."""
         values = {"A": "", "B_2": " two  words ", "C": "$HOME `id` \\ \" ' !", "D": "line\nbreak\n", "E": "é\U0001f600"}
-        result = await call(backend.exec("printf '%s|' \"$A\" \"$B_2\" \"$C\" \"$D\" \"$E\"; env | grep -c ^C=", env=values))
+        result = await call(backend.exec('printf \'%s|\' "$A" "$B_2" "$C" "$D" "$E"; env | grep -c ^C=', env=values))
         assert result.tail.decode() == "|".join(values.values()) + "|1\n"
 
     @pytest.mark.parametrize("name", ["", "1A", "A-B", "A=B", "A B", "A;id", "A\n"])

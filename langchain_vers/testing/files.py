@@ -20,7 +20,21 @@ from langchain_vers.testing.harness import Caller, Conformance, shell
 _BYTES = st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name and b"/" not in name and name not in (b".", b".."))
 _NAMES = _BYTES.map(lambda name: name.decode("utf-8", "surrogateescape"))
 _quick = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-ODD_NAMES = ["-n", "--help", " lead and trail ", "new\nline", "end\n", "q'u\"o`t$e\\s", "*?[a]{b,c}", "é\u0301\U0001f600", "\udcff\udc80", "~", "#x", "a=b", "!"]
+ODD_NAMES = [
+    "-n",
+    "--help",
+    " lead and trail ",
+    "new\nline",
+    "end\n",
+    "q'u\"o`t$e\\s",
+    "*?[a]{b,c}",
+    "é\u0301\U0001f600",
+    "\udcff\udc80",
+    "~",
+    "#x",
+    "a=b",
+    "!",
+]
 """File names that careless quoting loses."""
 
 
@@ -47,7 +61,9 @@ class FileConformance(Conformance):
     @_quick
     @given(name=_NAMES)
     def test_any_name(self, backend: Backend, place: str, name: str) -> None:
-        """Any file name that a POSIX system takes works for all calls; bytes that are not UTF-8 are surrogates, as `os.fsdecode` has them."""
+        """Any file name that a POSIX system takes works for all calls; bytes that are not UTF-8 are surrogates, as `os.fsdecode` has
+        them.
+        """
         run(self._use_name(backend, place, name))
 
     @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
@@ -73,7 +89,18 @@ class FileConformance(Conformance):
         data = bytes(range(256)) * 1024
         await call(backend.write("f", data, cwd=place))
         size = len(data)
-        for offset, length in [(0, 0), (0, 1), (1, 3), (65535, 2), (size - 1, None), (size - 1, 5), (size, None), (size + 9, 4), (300, None), (0, size)]:
+        for offset, length in [
+            (0, 0),
+            (0, 1),
+            (1, 3),
+            (65535, 2),
+            (size - 1, None),
+            (size - 1, 5),
+            (size, None),
+            (size + 9, 4),
+            (300, None),
+            (0, size),
+        ]:
             found = await call(backend.read("f", cwd=place, offset=offset, length=length))
             assert found.data == data[offset : None if length is None else offset + length], (offset, length)
             assert found.stat.size == size
@@ -138,13 +165,17 @@ class FileConformance(Conformance):
         await call(backend.write("link", b"new", cwd=place))
         await call(backend.write("dangling", b"made", cwd=place))
         await call(backend.write("dir/inside", b"inside", cwd=place))
-        assert await call(shell(backend, "readlink link dangling; cat d/target d/new d/inside", cwd=place)) == "d/target\nd/new\nnewmadeinside"
+        assert (
+            await call(shell(backend, "readlink link dangling; cat d/target d/new d/inside", cwd=place)) == "d/target\nd/new\nnewmadeinside"
+        )
         assert (await call(backend.read("link", cwd=place))).data == b"new"
         assert (await call(backend.stat("link", cwd=place))).kind == "file"
 
     async def test_stat(self, backend: Backend, call: Caller, place: str) -> None:
         """Kind, size, mode and time of each kind of path."""
-        await call(shell(backend, "printf 12345 >f; chmod 640 f; touch -d '2021-02-03 04:05:06 UTC' f; mkdir d; chmod 1750 d; mkfifo p", cwd=place))
+        await call(
+            shell(backend, "printf 12345 >f; chmod 640 f; touch -d '2021-02-03 04:05:06 UTC' f; mkdir d; chmod 1750 d; mkfifo p", cwd=place)
+        )
         await call(shell(backend, "ln -s nowhere dangling; ln -s d link", cwd=place))
         found = await call(backend.stat("f", cwd=place))
         assert (found.kind, found.size, found.mode, int(found.mtime)) == ("file", 5, 0o640, 1612325106)

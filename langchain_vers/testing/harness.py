@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 15.0
 """How long a test waits for something that must come to pass."""
 
 # For a shell on the machine: does the process $1 still run? A zombie, which only waits for its parent to look, does not.
-_ALIVE = "alive() { kill -0 \"$1\" 2>/dev/null && ! grep -qs '^[0-9]* (.*) Z' \"/proc/$1/stat\"; }"
+_ALIVE = 'alive() { kill -0 "$1" 2>/dev/null && ! grep -qs \'^[0-9]* (.*) Z\' "/proc/$1/stat"; }'
 
 
 class Caller(Protocol):
@@ -32,8 +32,8 @@ class Caller(Protocol):
         """Run the coroutine on the I/O thread and give its result."""
 
 
-async def _run_sync(coro: Coroutine[Any, Any, T]) -> T:
-    # As a notebook does it: a blocking call in a thread whose own loop is running.
+async def run_sync(coro: Coroutine[Any, Any, T]) -> T:
+    """Call from sync code as a notebook does it: a call that blocks, in a thread whose own loop is running."""
     return run(coro)
 
 
@@ -49,7 +49,7 @@ class Conformance:
     @pytest.fixture(params=["sync", "async"])
     def call(self, request: pytest.FixtureRequest) -> Caller:
         """Runs a coroutine of the backend, once by `run` and once by `on_io`."""
-        caller: Caller = _run_sync if request.param == "sync" else on_io
+        caller: Caller = run_sync if request.param == "sync" else on_io
         return caller
 
     @pytest.fixture
@@ -71,7 +71,9 @@ async def shell(backend: Backend, command: str, *, cwd: str | None = None) -> st
 
 async def survivors(backend: Backend, place: str) -> list[str]:
     """Which of the processes run whose numbers stand in the files `*.pid` of `place`, by the names of these files."""
-    return (await shell(backend, f'{_ALIVE}; for f in *.pid; do read -r p <"$f"; if alive "$p"; then echo "$f"; fi; done', cwd=place)).split()
+    return (
+        await shell(backend, f'{_ALIVE}; for f in *.pid; do read -r p <"$f"; if alive "$p"; then echo "$f"; fi; done', cwd=place)
+    ).split()
 
 
 async def kill_survivors(backend: Backend, place: str) -> None:
@@ -82,7 +84,7 @@ async def kill_survivors(backend: Backend, place: str) -> None:
 async def until(condition: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Ask again and again until the condition holds."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a machine has no event to wait for
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -36,7 +36,9 @@ class ListingConformance(Conformance):
 
     async def test_order_is_that_of_bytes(self, backend: Backend, call: Caller, place: str) -> None:
         """Hidden entries are listed; all are sorted by the bytes of their paths, whatever the machine's language; also in a tree."""
-        await call(shell(backend, "mkdir a .h; touch .x A B b 'a b' a-b a/z a/.q .h/y é Z 1 $'\\377' a.c 2>/dev/null; touch a.c", cwd=place))
+        await call(
+            shell(backend, "mkdir a .h; touch .x A B b 'a b' a-b a/z a/.q .h/y é Z 1 $'\\377' a.c 2>/dev/null; touch a.c", cwd=place)
+        )
         flat = [entry.path for entry in (await call(backend.scan(place))).entries]
         assert {".h", ".x", "A", "B", "Z", "a", "a b", "a-b", "a.c", "b", "1", "é"} <= set(flat)
         tree = [entry.path for entry in (await call(backend.scan(place, recursive=True))).entries]
@@ -84,10 +86,16 @@ class ListingConformance(Conformance):
             await call(backend.scan(place, pattern=pattern))
 
     async def test_ignore_files(self, backend: Backend, call: Caller, place: str) -> None:
-        """With `ignored=False`, what `.gitignore` files exclude is left out, at every level and with exceptions; otherwise they mean nothing."""
+        """With `ignored=False`, what `.gitignore` files exclude is left out, at every level and with exceptions; otherwise they mean
+        nothing.
+        """
         await call(backend.write(".gitignore", b"*.log\nbuild/\n!keep.log\n/top\n", cwd=place))
         await call(backend.write("sub/.gitignore", b"local\r\n", cwd=place))
-        await call(shell(backend, "mkdir -p build sub/build; touch a.log keep.log top sub/top sub/local sub/x.log build/y sub/build/z s", cwd=place))
+        await call(
+            shell(
+                backend, "mkdir -p build sub/build; touch a.log keep.log top sub/top sub/local sub/x.log build/y sub/build/z s", cwd=place
+            )
+        )
         kept = [entry.path for entry in (await call(backend.scan(place, recursive=True, ignored=False))).entries]
         assert set(kept) >= {".gitignore", "keep.log", "s", "sub", "sub/.gitignore", "sub/top"}
         assert not set(kept) & {"a.log", "build", "build/y", "top", "sub/x.log", "sub/build", "sub/build/z"}

@@ -8,10 +8,11 @@ import pytest
 from rigs.embedded import EmbeddedVers
 from rigs.openssh import Platform, UserBackend
 
-from langchain_vers._io import run
+from langchain_vers._io import on_io, run
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.testing.backends import BackendConformance
+from langchain_vers.testing.harness import Caller, run_sync
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,11 @@ class TestOnNamespaces(BackendConformance):
 
 @pytest.mark.peer
 class TestOnOpenSSH(BackendConformance):
+    @pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.full), "async"])
+    def call(self, request: pytest.FixtureRequest) -> Caller:
+        """By sync callers too only in the full run: they are the same on the two other backends."""
+        return run_sync if request.param == "sync" else on_io
+
     @pytest.fixture
     def backend(self, openssh_machine: VersBackend) -> Backend:
         return openssh_machine

@@ -32,7 +32,13 @@ from langchain_vers.platform import VersClient, tunnel
 
 pytestmark = pytest.mark.peer
 
-SLEEPER = "echo $$ >{0}/shell.pid; setsid sh -c 'echo $$ >{0}/away.pid; exec sleep 300' & while [ ! -s {0}/away.pid ]; do :; done; echo up; sleep 300"
+SLEEPER = """
+echo $$ >{0}/shell.pid
+setsid sh -c 'echo $$ >{0}/away.pid; exec sleep 300' &
+while [ ! -s {0}/away.pid ]; do :; done
+echo up
+sleep 300
+"""
 """A command with a process in another session; it says "up" when all of it runs."""
 
 
@@ -349,7 +355,7 @@ def front_with(openssh: Platform, network: NetworkThread, authority: Authority, 
 def test_certificate_of_another_authority(openssh: Platform, network: NetworkThread, tmp_path: Path) -> None:
     with (
         front_with(openssh, network, Authority(tmp_path, "stranger"), "*.vm.vers.sh") as backend,
-        pytest.raises(Unreachable, match="certificate .* was refused .* VERS_CA_FILE"),
+        pytest.raises(Unreachable, match=r"certificate .* was refused .* VERS_CA_FILE"),
     ):
         run(backend.exec("true"))
 
@@ -419,7 +425,9 @@ def test_machine_deleted_behind_our_back(remote: VersBackend, relay: Relay, open
             run(call())
 
 
-@pytest.mark.parametrize(("state", "error"), [("paused", Conflict), ("sleeping", Conflict), ("stopped", Gone), ("dead", Gone), ("booting", Unreachable)])
+@pytest.mark.parametrize(
+    ("state", "error"), [("paused", Conflict), ("sleeping", Conflict), ("stopped", Gone), ("dead", Gone), ("booting", Unreachable)]
+)
 def test_state_of_a_machine_that_does_not_answer(
     remote: VersBackend, relay: Relay, openssh: Platform, state: str, error: type[Exception]
 ) -> None:

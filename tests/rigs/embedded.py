@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import psutil
 
 from langchain_vers._io import run
 from langchain_vers.backends.vers import VersBackend
-from langchain_vers.embedded.launcher import ServerInfo, ensure_running, stop
+from langchain_vers.embedded.launcher import ServerInfo, ensure_running, find_running, stop
 from langchain_vers.platform import Credentials, Endpoints, VersClient
 
 
@@ -56,3 +58,40 @@ class EmbeddedVers:
         for client in self._clients:
             run(client.aclose())
         stop(self.data_dir)
+
+
+class SmallDiskVers(EmbeddedVers):
+    """A server in a mount namespace of its own, where `small` (512 KiB) and the sessions' folder of logs (64 KiB) are small file systems.
+
+    Its machines are processes that share the namespace.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.small = folder / "small"
+        self.small.mkdir()
+        super().__init__(folder / "data", "process")
+
+    def start(self) -> None:
+        self.data_dir.mkdir(mode=0o700)
+        logs = Path(f"/tmp/vers-{os.getuid()}")
+        logs.mkdir(mode=0o700, exist_ok=True)
+        mounts = f"mount -t tmpfs -o size=512k,nr_inodes=20 tmpfs {self.small} && mount -t tmpfs -o size=64k,mode=700 tmpfs {logs}"
+        command = f'{mounts} && exec "$0" -m langchain_vers.embedded serve --data-dir {self.data_dir} --engine process'
+        as_root = [] if os.getuid() == 0 else ["--map-current-user", "--keep-caps"]
+        with (self.data_dir.parent / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["unshare", "--user" if as_root else "--mount", "--mount", *as_root, "sh", "-c", command, sys.executable],
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 20
+        while (info := find_running(self.data_dir)) is None:
+            assert process.poll() is None, (self.data_dir.parent / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        self.info = info
+        self._process = process
+
+    def close(self) -> None:
+        super().close()
+        self._process.wait(20)

@@ -205,12 +205,12 @@ class Platform:
         return vm_id
 
     def client(self, ssh_endpoint: str | None = None, ca_file: Path | None = None) -> VersClient:
-        endpoints = Endpoints.resolve(f"{self.api.url}/api/v1", ssh_endpoint or self.front.endpoint, ca_file or self.authority.file, environ={})
+        endpoints = Endpoints.resolve(
+            f"{self.api.url}/api/v1", ssh_endpoint or self.front.endpoint, ca_file or self.authority.file, environ={}
+        )
         return VersClient(Credentials(API_KEY), endpoints, backoff=0.01)
 
     def close(self) -> None:
         self.api.close()
         self.front.close()
         self.sshd.stop()
-
-
