@@ -22,8 +22,8 @@ MIN_SPARES = 2
 """Sessions that wait ahead of need: an edit takes two in quick succession."""
 MAX_SPARES = 4
 """The same after calls have come side by side."""
-REFILL_SECONDS = 0.02
-"""How long after the begin of a call the session that it took is replaced."""
+REFILL_SECONDS = 2.0
+"""How long after its begin a call that still runs has its session replaced; otherwise that is done when the call has ended."""
 IDLE_SECONDS = 60.0
 """After this time without a call, further connections and further spares are given back."""
 
@@ -83,7 +83,7 @@ class SessionPool:
             if self._lines:
                 self._wanted = min(self._wanted + 1, MAX_SPARES)
             session = await self._open()
-        # The next sessions can wait a moment: opening one competes with the call itself for both machines' processors.
+        # Opening the next one at once would compete with the call itself for both machines' processors.
         asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill)
         return session
 
@@ -130,6 +130,7 @@ class SessionPool:
 
         def release() -> None:
             line.sessions -= 1
+            self._refill()
             self._freed.set()
 
         session = await self._ready(process, mark)

@@ -259,7 +259,7 @@ class ShellBackend(Backend):
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
-        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
+        line = guest.shortened(guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
         if end is _End.LOST and not running.control.begun and await self._withdrawn(session):
