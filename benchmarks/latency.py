@@ -21,7 +21,9 @@ def measure(rig: Rig) -> list[Row]:
         runs=40,
     )
     quiet(*ssh, *master, "-O", "exit", rig.target)
-    alone = interleaved_ms({"tool": lambda: bash.invoke({"command": "true"}), "backend": lambda: io.run(rig.backend.exec("true"))}, runs=200)
+    alone = interleaved_ms(
+        {"tool": lambda: bash.invoke({"command": "true"}), "backend": lambda: io.run(rig.backend.exec("true"))}, runs=200
+    )
     ratio = found["ssh"] / found["tool"]
     return [
         Row(

@@ -52,7 +52,9 @@ class DelayingProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-async def _slope(proxy: DelayingProxy, prepare: Callable[[], Coroutine[Any, Any, object]], call: Callable[[], Coroutine[Any, Any, object]]) -> float:
+async def _slope(
+    proxy: DelayingProxy, prepare: Callable[[], Coroutine[Any, Any, object]], call: Callable[[], Coroutine[Any, Any, object]]
+) -> float:
     medians = []
     for delay in DELAYS:
         proxy.round_trip = delay

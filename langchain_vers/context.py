@@ -52,6 +52,22 @@ class Route:
         """Where commands start and relative paths begin; None is the backend's own default."""
         return self.attachment.cwd
 
+    def locate(self, path: str) -> tuple[str, str | None]:
+        """A path as the backend takes it, and the directory that it is relative to. `~` is the home directory of the machine itself.
+
+        Raises:
+            BadInput: the path begins with `~` and a user's name.
+        """
+        if not path.startswith("~"):
+            return path, self.cwd
+        tilde, _, rest = path.partition("/")
+        if tilde != "~":
+            raise BadInput(f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name")
+        rest = rest.lstrip("/") or "."
+        if isinstance(self.backend, LocalBackend):  # its commands start elsewhere than at home
+            return os.path.normpath(os.path.join(self.backend.user_home, rest)), None
+        return rest, None
+
 
 SetTo = Callable[[Attachment], None]
 """Moves a thread; see `BackendContext.moving`."""
@@ -115,11 +131,18 @@ class BackendContext:
 
     async def attachment(self, thread: str | None) -> Attachment:
         """A thread's attachment; its backend is "local" as long as the thread has no machine."""
-        if thread not in self._threads:
-            vm_id = None if self._home_vm is None else await self.resolve_vm(self._home_vm)
-            start = _HERE if vm_id is None else Attachment(backend="vers", machine_id=vm_id)
+        if thread not in self._threads and self._home_vm is not None:
+            start = Attachment(backend="vers", machine_id=await self.resolve_vm(self._home_vm))
             self._threads.setdefault(thread, start)
-        return self._threads[thread]
+        return self._threads.get(thread, _HERE)
+
+    def _keep(self, thread: str | None, attachment: Attachment) -> None:
+        """Remember where a thread is. One that is where every thread begins needs no entry: there may be very many threads."""
+        here = attachment == _HERE or (attachment.backend == "local" and attachment == _HERE.moved(cwd=self.local.home))
+        if here and self._home_vm is None:
+            self._threads.pop(thread, None)
+        else:
+            self._threads[thread] = attachment
 
     async def backend_of(self, attachment: Attachment) -> Backend:
         """The live backend of an attachment; its connections open on first use."""
@@ -133,7 +156,8 @@ class BackendContext:
         if attachment.backend == "vers" and attachment.machine_id is not None:
             return await self.machine(attachment.machine_id, attachment.host_key)
         if attachment.backend not in self._registered:
-            raise BadInput(f"no backend named {attachment.backend!r} is registered; register it, or move the thread with vers_vm_use")
+            known = ", ".join(sorted(self._registered)) or "none"
+            raise BadInput(f"no backend named {attachment.backend!r} is registered; registered are: {known}")
         return self._registered[attachment.backend]
 
     async def machine(self, vm_id: str, host_key: str | None = None) -> VersBackend:
@@ -158,38 +182,37 @@ class BackendContext:
         """
         current = await self.attachment(place.thread)
         self._turns.begin_move(place, current)
-        result: Attachment | None = None
+        moved: Attachment | None = None
+        ended: Attachment | None = None
 
         def set_to(attachment: Attachment) -> None:
-            nonlocal result
-            result = self._threads[place.thread] = attachment
+            nonlocal moved
+            moved = attachment
+            self._keep(place.thread, attachment)
 
         try:
             before = await self._turns.attachment_at(place, current)
             yield set_to
-        except BaseException:
-            self._turns.end_move(place, current, failed=True)
-            raise
-        self._turns.end_move(place, result or before)
+            ended = moved or before
+        finally:
+            self._turns.end_move(place, ended)
 
     async def refuse_move(self, place: Place) -> None:
         """A call that might have moved its thread was refused before it began: those of the message behind it need not wait."""
-        current = self._threads.get(place.thread, _HERE)
-        self._turns.begin_move(place, current)
-        self._turns.end_move(place, current, failed=True)
+        self._turns.end_move(place, None)
 
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
-        current = self._threads.get(place.thread)
-        if current is not None and current.same_machine(route.attachment):
+        current = self._threads.get(place.thread, _HERE)
+        if current.same_machine(route.attachment):
             host_key = current.host_key or getattr(route.backend, "host_key", None)
-            self._threads[place.thread] = current.moved(cwd=cwd or current.cwd, host_key=host_key)
+            self._keep(place.thread, current.moved(cwd=cwd or current.cwd, host_key=host_key))
 
     def forget_cwd(self, place: Place, route: Route) -> None:
         """Have the thread's next call start in the machine's default directory, because the one of this route is gone."""
-        current = self._threads.get(place.thread)
-        if current is not None and current.same_machine(route.attachment) and current.cwd == route.cwd:
-            self._threads[place.thread] = current.moved(cwd=None)
+        current = self._threads.get(place.thread, _HERE)
+        if current.same_machine(route.attachment) and current.cwd == route.cwd:
+            self._keep(place.thread, current.moved(cwd=None))
 
     def register(self, name: str, backend: Backend) -> None:
         """Offer a further backend under a name.
@@ -267,7 +290,7 @@ class BackendContext:
 
     def detach(self, config: RunnableConfig | None = None) -> None:
         """Bring a thread back to this machine. The VM lives on."""
-        self._threads[_thread(config)] = _HERE
+        self._keep(_thread(config), _HERE)
 
     def attached(self, config: RunnableConfig | None = None) -> Attachment:
         """A thread's attachment as it is now; its backend is "local" if the thread has no machine."""

@@ -79,6 +79,8 @@ class Link:
         backend = self._machines.get(vm_id)
         if backend is None:
             backend = self._machines[vm_id] = VersBackend(client, vm_id, host_key=host_key)
+        elif backend.host_key is None:
+            backend.host_key = host_key
         return backend
 
     def doubt(self) -> None:

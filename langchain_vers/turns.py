@@ -86,12 +86,13 @@ class _Move:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     result: Attachment | None = None
-    failed: bool = False
+    """Where the thread is after it; None if it failed."""
 
 
 @dataclass
 class _Turn:
-    base: Attachment
+    base: Attachment | None = None
+    """Where the thread was before the message; learnt from the first call that knows it, which is always before any move."""
     moves: dict[int, _Move] = field(default_factory=dict)
 
     def move(self, index: int) -> _Move:
@@ -114,10 +115,10 @@ class Turns:
         """
         if place.message is None:
             return current
-        turn = self._turn(place, current)
+        turn = self._turn(place)
         if place.refused:
             raise Conflict(_FAILED)
-        found = turn.base
+        found = turn.base = turn.base or current
         for index in place.movers:
             move = turn.move(index)
             try:
@@ -129,32 +130,33 @@ class Turns:
                     "repeat this call in a message of its own"
                 ) from None
             await move.ended.wait()
-            if move.failed:
+            if move.result is None:
                 raise Conflict(_FAILED)
-            found = move.result or found
+            found = move.result
         return current if found.same_machine(current) else found
 
     def begin_move(self, place: Place, current: Attachment) -> None:
         """A call that may move the thread has begun."""
         if place.message is not None:
-            turn = self._turn(place, current)
+            turn = self._turn(place)
+            turn.base = turn.base or current
             if turn.move(place.index).ended.is_set():
                 turn.moves[place.index] = _Move()  # the call is being repeated
             turn.move(place.index).begun.set()
 
-    def end_move(self, place: Place, result: Attachment, *, failed: bool = False) -> None:
-        """It has ended; the thread is on `result` now, unless it failed. One that could not even begin may be ended like this, too."""
+    def end_move(self, place: Place, result: Attachment | None) -> None:
+        """It has ended: the thread is on `result` now, or with None it failed. One that could not even begin may be ended like this, too."""
         if place.message is not None:
-            move = self._turn(place, result).move(place.index)
-            move.result, move.failed = result, failed
+            move = self._turn(place).move(place.index)
+            move.result = result
             move.begun.set()
             move.ended.set()
 
-    def _turn(self, place: Place, current: Attachment) -> _Turn:
+    def _turn(self, place: Place) -> _Turn:
         assert place.message is not None
         key = (place.thread, place.message)
         if key not in self._turns:
-            self._turns[key] = _Turn(current)
+            self._turns[key] = _Turn()
             while len(self._turns) > _REMEMBERED:
                 self._turns.popitem(last=False)
         return self._turns[key]

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from rigs.programs import require
 
 from langchain_vers.demo import story
 from langchain_vers.demo.ground import descends
@@ -343,8 +344,7 @@ def test_a_model_that_only_says_so(stage: Stage) -> None:
 
 @pytest.mark.parametrize("shell", [["sh"], ["bash", "--posix"], ["busybox", "sh"]], ids=lambda words: words[0])
 def test_the_shell_project(tmp_path: Path, shell: list[str]) -> None:
-    if shutil.which(shell[0]) is None:
-        pytest.skip(f"{shell[0]} is not installed here")
+    require(shell[0], shell[0])
     project = story.SHELL
     for path, text in ((project.path, project.text), (project.test_path, project.test_text)):
         (tmp_path / path).parent.mkdir(exist_ok=True)

@@ -63,13 +63,13 @@ async def side_by_side(calls: list[str], order: list[int], pauses: list[int]) ->
             before = await routes.attachment_at(place, current[0])
         except Conflict:
             if mover:
-                routes.end_move(place, current[0], failed=True)
+                routes.end_move(place, None)
             return
         found[number] = before
         for _ in range(pauses[number]):
             await asyncio.sleep(0)
         if call == "fail":
-            routes.end_move(place, current[0], failed=True)
+            routes.end_move(place, None)
         elif mover:
             target = vm(f"new-{number}") if call == "create" else TARGETS.get(call, before)
             current[0] = target

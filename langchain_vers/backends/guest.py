@@ -263,8 +263,8 @@ def boot(call: str) -> str:
 
     It stays short, for it is what `ps` shows; the functions follow as `preamble` on its standard input.
     """
-    # head, because a shell reads its input byte by byte: 20 ms for the functions. It may take more than it is told to where it is busybox's, but
-    # nothing else is sent before they answer.
+    # head, because a shell reads its input byte by byte: 20 ms for the functions. Busybox's may take more than it is told to, but nothing
+    # else is sent before they answer.
     read = f"__n='\n'; eval \"$(head -c {len(_FIRST)})\""
     chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
     return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(read)}"
@@ -297,7 +297,7 @@ def call(function: str, *words: str | int | None) -> bytes:
 
 
 def shortened(line: bytes) -> bytes:
-    """The same call in the form that a session takes in fastest. Only for calls behind which nothing is sent before they answer; see `boot`."""
+    """The same call in the form that a session takes in fastest; only for calls behind which nothing is sent before they answer."""
     return line if len(line) < _LONG_LINE else f"__vers_long {len(line)}\n".encode() + line
 
 

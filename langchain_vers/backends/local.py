@@ -13,7 +13,8 @@ from typing import TypeVar
 from langchain_vers._io import io
 from langchain_vers.backends import guest, local_files
 from langchain_vers.backends.base import FileRead, FileStat, Scan
-from langchain_vers.backends.shell import Session, ShellBackend, check_version
+from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.shell import ShellBackend, check_version
 from langchain_vers.errors import Unreachable
 
 T = TypeVar("T")
@@ -38,6 +39,11 @@ class LocalBackend(ShellBackend):
     def home(self) -> str:
         """Where commands start: the root, else the directory of the process."""
         return self._root or str(Path.cwd())
+
+    @property
+    def user_home(self) -> str:
+        """What `~` means to its commands."""
+        return (self._env or {}).get("HOME") or str(Path.home())
 
     async def _session(self) -> Session:
         mark = Session.new_mark()

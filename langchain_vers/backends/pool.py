@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from langchain_vers.backends import guest
-from langchain_vers.backends.shell import Process, Session
+from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.errors import Unreachable, VersError
 from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import math
 import re
 import secrets
@@ -16,212 +15,15 @@ import shlex
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
-from langchain_vers.backends import guest
+from langchain_vers.backends import guest, sessions
 from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
+from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, Unreachable, VersError
 
-ANSWER_SECONDS = 30.0
-"""How long a machine may take to begin a command, or to go on with a file, before it counts as unreachable."""
-KILL_SECONDS = 10.0
-"""How long the machine may take to confirm that a command's processes are dead."""
-QUIET_SECONDS = 0.1
-"""How long the output must be silent after a command's end when a background process of it still holds it open."""
 _SLICE = 1024 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAIL_SLACK = 2
-"""`_Tail` drops its head when it holds this many times what it must keep, so that each byte is moved at most once on average."""
-
-
-class Process(Protocol):
-    """A process on the machine as a transport offers it.
-
-    `receive` gives (1, data) from stdout, (2, data) from stderr, (0, b"") when both have ended, and loses nothing when it is cancelled;
-    `arrival` waits until it would not have to wait. `close` ends the process's input and gives everything back, without waiting.
-    """
-
-    @property
-    def ended_cleanly(self) -> bool:
-        """Whether the other side said that all output has been sent."""
-
-    async def send(self, data: bytes) -> None:
-        """Send to its standard input; waits while that is full."""
-
-    async def send_eof(self) -> None:
-        """End its standard input."""
-
-    async def arrival(self) -> None:
-        """Wait until `receive` has something to give."""
-
-    async def receive(self) -> tuple[int, bytes]:
-        """The next bytes of output."""
-
-    def close(self) -> None:
-        """End its input and give everything back, without waiting."""
-
-
-class Session:
-    """A shell that waits on the machine for the one call that it will serve."""
-
-    def __init__(self, process: Process, mark: str) -> None:
-        self.process = process
-        self.mark = mark
-        self.log_path = ""
-        """Where a command's whole output goes on the machine."""
-
-    @staticmethod
-    def new_mark() -> str:
-        """A mark that no other session has."""
-        return secrets.token_hex(12)
-
-    async def prepare(self) -> None:
-        """Send the functions and wait until the shell is there; what login scripts print before is thrown away.
-
-        Raises:
-            Unreachable: it ended instead.
-        """
-        await self.process.send(guest.preamble())
-        seen = errors = b""
-        while (folder := guest.parse_ready(seen, self.mark)) is None:
-            kind, data = await self.process.receive()
-            if kind == 0:
-                detail = (errors or seen).decode(errors="replace").strip()[-300:]
-                raise Unreachable(f"the machine did not start a shell ({detail or 'no message'}); it needs a POSIX sh and coreutils")
-            if kind == 1:
-                seen = (seen + data)[-16384:]
-            else:
-                errors = (errors + data)[-1024:]
-        self.log_path = f"{folder}/{self.mark}.log"
-
-
-class _Tail:
-    """The last bytes of a stream, and how much of it there was."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._data = bytearray()
-        self.total = 0
-        self.newlines = 0
-
-    def add(self, data: bytes) -> None:
-        self.total += len(data)
-        self.newlines += data.count(b"\n")
-        self._data += data
-        if len(self._data) > self._limit * _TAIL_SLACK:
-            del self._data[: len(self._data) - self._limit]
-
-    def bytes(self) -> bytes:
-        return bytes(self._data[-self._limit :])
-
-
-class _Control:
-    """The control records of a command, as they arrive on its standard error."""
-
-    def __init__(self) -> None:
-        self._partial = b""
-        self.begun = self.done = self.killed = self.released = False
-        self.refused: str | None = None
-        self.status: int | None = None
-        self.cwd: str | None = None
-
-    def feed(self, data: bytes) -> None:
-        *records, self._partial = (self._partial + data).split(b"\0")
-        for record in records:
-            kind, value = record[:1], record[1:].decode("utf-8", "surrogateescape")
-            if kind == b"b":
-                self.begun = True
-            elif kind == b"c":
-                self.cwd = value
-            elif kind == b"d" and value.isdigit():
-                self.status, self.done = int(value), True
-            elif kind == b"k":
-                self.killed = True
-            elif kind == b"r":
-                self.released = True
-            elif kind == b"x":
-                self.refused = value
-
-
-class _End(enum.Enum):
-    """Why following a command stopped."""
-
-    FINISHED = "its output ended"
-    RELEASED = "it ended, and background processes of it live on"
-    TIMED_OUT = "its time ran out"
-    REFUSED = "it was not started"
-    SILENT = "the machine did not answer"
-    LOST = "the connection broke"
-
-
-class _Running:
-    """A command that a session is running, and what is known of it so far."""
-
-    def __init__(self, session: Session, tail_limit: int, timeout: float | None) -> None:
-        self.session = session
-        self.control = _Control()
-        self.tail = _Tail(tail_limit)
-        self.started = time.monotonic()
-        self._limit = math.inf if timeout is None else self.started + timeout
-
-    async def follow(self, on_output: OutputCallback | None) -> _End:
-        """Collect output until the command's end, its time limit, or the loss of its connection."""
-        process, control = self.session.process, self.control
-        releasing = False
-        while True:
-            try:
-                async with asyncio.timeout(self._patience(releasing)):
-                    kind, data = await process.receive()
-            except TimeoutError:
-                if releasing:
-                    return _End.RELEASED
-                if control.done:
-                    # A background process holds the output open. Let it live, and take what still comes until the watcher has let go.
-                    releasing = True
-                    with contextlib.suppress(VersError):
-                        await process.send(guest.RELEASE)
-                    continue
-                return _End.TIMED_OUT if control.begun else _End.SILENT
-            if kind == 1:
-                self.tail.add(data)
-                if on_output is not None and (awaitable := on_output(data)) is not None:
-                    await awaitable
-            elif kind == 2:
-                control.feed(data)
-                if control.refused is not None:
-                    return _End.REFUSED
-                if control.released:
-                    return _End.RELEASED
-            else:
-                return _End.FINISHED if control.done or process.ended_cleanly else _End.LOST
-
-    def _patience(self, releasing: bool) -> float | None:
-        """Seconds to wait for the next piece of news; None for ever."""
-        if releasing:
-            return KILL_SECONDS
-        if self.control.done:
-            return QUIET_SECONDS
-        now = time.monotonic()
-        if not self.control.begun:
-            return self.started + ANSWER_SECONDS - now
-        return None if self._limit == math.inf else self._limit - now
-
-    async def killed_by_watcher(self) -> bool:
-        """End the command's input and wait until its watcher says that everything is dead; False if it does not say so in time."""
-        process, control = self.session.process, self.control
-        with contextlib.suppress(VersError, TimeoutError):
-            async with asyncio.timeout(KILL_SECONDS):
-                await process.send_eof()
-                while not control.killed:
-                    kind, data = await process.receive()
-                    if kind == 1:
-                        self.tail.add(data)
-                    elif kind == 2:
-                        control.feed(data)
-                    else:
-                        break
-        return control.killed
 
 
 class ShellBackend(Backend):
@@ -262,20 +64,20 @@ class ShellBackend(Backend):
         line = guest.shortened(guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
-        if end is _End.LOST and not running.control.begun and await self._withdrawn(session):
+        if end is End.LOST and not running.control.begun and await self._withdrawn(session):
             session, _ = await self._begin(line)
             reconnects += 1
             running, end = await self._follow(session, timeout, on_output)
-        if stdin and end is _End.REFUSED:  # the command did not come to remove it
+        if stdin and end is End.REFUSED:  # the command did not come to remove it
             await self.exec(f"rm -f {stored}", cwd="/")
         return self._result(running, end, cwd, reconnects)
 
-    async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[_Running, _End]:
+    async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[Running, End]:
         """See a command through to its end, and to its death if it has to be stopped."""
-        running = _Running(session, self.tail_limit, timeout)
+        running = Running(session, self.tail_limit, timeout)
         try:
             end = await running.follow(on_output)
-            if end is _End.TIMED_OUT:
+            if end is End.TIMED_OUT:
                 await self._kill(running)
         except asyncio.CancelledError:
             with contextlib.suppress(VersError):
@@ -321,30 +123,30 @@ class ShellBackend(Backend):
             raise
         return session, 1
 
-    def _result(self, running: _Running, end: _End, cwd: str | None, reconnects: int) -> ExecResult:
+    def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
         control, tail = running.control, running.tail
-        if end is _End.REFUSED:
+        if end is End.REFUSED:
             raise Missing(
                 f"the working directory {cwd or '~'} does not exist on {self._where}; change to one that does (`cd` to an absolute path)",
                 machine_id=self.machine_id,
             )
-        if end is _End.SILENT:
+        if end is End.SILENT:
             raise Unreachable(
-                f"{self._where} did not begin the command within {ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms, "
+                f"{self._where} did not begin the command within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms, "
                 "and resume it with vers_vm_state",
                 machine_id=self.machine_id,
             )
-        if end is _End.LOST:
+        if end is End.LOST:
             raise Interrupted(
                 f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left "
                 "of it: look at its effects before you run it again",
                 output=tail.bytes(),
                 machine_id=self.machine_id,
             )
-        timed_out = end is _End.TIMED_OUT
+        timed_out = end is End.TIMED_OUT
         # No status although the output ended: the shell itself was killed from within, as by `kill -9 -1`.
         status = None if timed_out else (137 if control.status is None else control.status)
-        kept = timed_out or end is _End.RELEASED or tail.newlines > guest.KEEP_LINES or tail.total > guest.KEEP_BYTES
+        kept = timed_out or end is End.RELEASED or tail.newlines > guest.KEEP_LINES or tail.total > guest.KEEP_BYTES
         return ExecResult(
             exit_code=status,
             tail=tail.bytes(),
@@ -358,7 +160,7 @@ class ShellBackend(Backend):
             reconnects=reconnects,
         )
 
-    async def _kill(self, running: _Running) -> None:
+    async def _kill(self, running: Running) -> None:
         """End a command's input, which makes its watcher kill it, and wait for the word that all of it is dead.
 
         Raises:
@@ -367,7 +169,7 @@ class ShellBackend(Backend):
         if await running.killed_by_watcher():
             return
         try:  # the watcher itself may have been killed by the command: ask from outside
-            async with asyncio.timeout(KILL_SECONDS):
+            async with asyncio.timeout(sessions.KILL_SECONDS):
                 sweeper, _ = await self._begin(guest.call("sweep", running.session.mark))
                 try:
                     while (await sweeper.process.receive())[0] != 0:
@@ -465,7 +267,7 @@ class ShellBackend(Backend):
                 if sending is not None and not sending.done():
                     # Each slice of the payload has a deadline of its own; an early answer is a refusal.
                     await _first(process, sending)
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(sessions.ANSWER_SECONDS):
                     kind, data = await process.receive()
                 if kind == 0:
                     break
@@ -473,7 +275,7 @@ class ShellBackend(Backend):
                     chunks.append(data)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{self._where} did not answer about {path} within {ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms",
+                f"{self._where} did not answer about {path} within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms",
                 machine_id=self.machine_id,
             ) from None
         finally:
@@ -492,12 +294,12 @@ class ShellBackend(Backend):
         """Wait for a session that was just started; closes it if it does not come."""
         session = Session(process, mark)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 await session.prepare()
         except TimeoutError:
             process.close()
             raise DeadlineExceeded(
-                f"{self._where} did not start a shell within {ANSWER_SECONDS:.0f} s", machine_id=self.machine_id
+                f"{self._where} did not start a shell within {sessions.ANSWER_SECONDS:.0f} s", machine_id=self.machine_id
             ) from None
         except BaseException:
             process.close()
@@ -516,10 +318,10 @@ async def _first(process: Process, sending: asyncio.Task[None]) -> None:
 
 
 async def _send_all(process: Process, payload: bytes) -> None:
-    """The payload, then the end of input. A machine that takes nothing for `ANSWER_SECONDS` ends it."""
+    """The payload, then the end of input. A machine that takes nothing for `sessions.ANSWER_SECONDS` ends it."""
     view = memoryview(payload)
     for start in range(0, len(view), _SLICE):
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(sessions.ANSWER_SECONDS):
             await process.send(bytes(view[start : start + _SLICE]))
     await process.send_eof()
 

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 from langchain_vers._io import io
 from langchain_vers.backends.base import Snapshots
 from langchain_vers.backends.pool import SessionPool
-from langchain_vers.backends.shell import Session, ShellBackend
+from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import Conflict, Denied, Gone, Unreachable, VersError
 from langchain_vers.platform.client import VersClient
 from langchain_vers.platform.models import VmSshKeyResponse

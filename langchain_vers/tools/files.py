@@ -60,7 +60,8 @@ class Ls(Arguments):
 
 async def read(call: Call, *, path: str, offset: int | None = None, limit: int | None = None) -> Answer:
     route = await call.route()
-    found = await route.backend.read(path, cwd=route.cwd, length=FIRST_BYTES)
+    where, cwd = route.locate(path)
+    found = await route.backend.read(where, cwd=cwd, length=FIRST_BYTES)
     kind = sniff(found.data)
     artifact: dict[str, Any] = {"path": path, "bytes": found.stat.size}
     call.context.note(call.place, route)
@@ -68,7 +69,7 @@ async def read(call: Call, *, path: str, offset: int | None = None, limit: int |
         return Answer(describe_binary(path, kind, found.stat.size), artifact)
     if found.stat.size > MAX_BYTES:
         return Answer(too_large(path, found.stat.size), artifact, error=True)
-    data = await _whole(route.backend, path, route.cwd, found)
+    data = await _whole(route.backend, where, cwd, found)
     if kind.family == "image":
         block = image_block(data, kind.name)
         if isinstance(block, str):
@@ -89,8 +90,9 @@ async def _whole(backend: Backend, path: str, cwd: str | None, found: FileRead) 
 
 async def write(call: Call, *, path: str, content: str) -> Answer:
     route = await call.route()
+    where, cwd = route.locate(path)
     data = _encoded(content, "content")
-    await route.backend.write(path, data, cwd=route.cwd)
+    await route.backend.write(where, data, cwd=cwd)
     call.context.note(call.place, route)
     return Answer(f"Wrote {len(data)} bytes to {path}", {"path": path, "bytes": len(data)})
 
@@ -106,12 +108,13 @@ async def edit(
 ) -> Answer:
     wanted = edits if edits is not None else [EditPair(old_text=old_text or "", new_text=new_text or "", replace_all=replace_all)]
     route = await call.route()
-    found = await route.backend.read(path, cwd=route.cwd, length=MAX_BYTES + 1)
+    where, cwd = route.locate(path)
+    found = await route.backend.read(where, cwd=cwd, length=MAX_BYTES + 1)
     if len(found.data) > MAX_BYTES:
         raise BadInput(f"{path} is {format_size(found.stat.size)}, too large for edit; change it with bash (sed)")
     pairs = [editing.Edit(pair.old_text, pair.new_text, pair.replace_all) for pair in wanted]
     edited = editing.apply_edits(found.data, pairs, path=path)
-    await route.backend.write(path, edited.data, cwd=route.cwd, expect=version_of(found.data))
+    await route.backend.write(where, edited.data, cwd=cwd, expect=version_of(found.data))
     call.context.note(call.place, route)
     tolerant = " (matched after evening out blanks, quotes or dashes)" if edited.tolerant else ""
     passages = "1 passage" if edited.replacements == 1 else f"{edited.replacements} passages"
@@ -124,9 +127,10 @@ async def edit(
 async def ls(call: Call, *, path: str | None = None, limit: int | None = None) -> Answer:
     route = await call.route()
     limit = 500 if limit is None else limit
-    scan = await route.backend.scan(path or ".", cwd=route.cwd, limit=limit)
+    where, cwd = route.locate(path or ".")
+    scan = await route.backend.scan(where, cwd=cwd, limit=limit)
     call.context.note(call.place, route)
-    return listing(scan, path or ".", "entries", "(empty directory)", "give a larger limit, or narrow it down with find")
+    return listing(scan, path or ".", "entries", "(empty directory)", "Give a larger limit, or narrow it down with find.")
 
 
 def listing(scan: Scan, path: str, what: str, nothing: str, remedy: str) -> Answer:
@@ -137,7 +141,7 @@ def listing(scan: Scan, path: str, what: str, nothing: str, remedy: str) -> Answ
     truncated = scan.truncated or len(shown) < len(lines)
     if truncated:
         limited = f" ({format_size(MAX_SHOWN)} limit)" if len(shown) < len(lines) else ""
-        text += f"\n\n[Showing the first {len(shown)} {what}{limited}; {remedy}]"
+        text += f"\n\n[Showing the first {len(shown)} {what}{limited}. {remedy}]"
     return Answer(text, {"path": path, what: len(shown), "truncated": truncated})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
@@ -320,7 +321,7 @@ async def _end(context: BackendContext, text: str) -> transfer.End:
     if not text or "\0" in text:
         raise BadInput("the path on this machine is empty or contains a NUL; give a path")
     if context.local_allowed:
-        path = str(Path(context.local.home, text))
+        path = str(Path(context.local.home, os.path.expanduser(text)))
         return transfer.End(context.local, path + ("/" if text.endswith("/") else ""))
     folder = context.shared_folder
     if folder is None:

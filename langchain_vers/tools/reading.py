@@ -122,9 +122,14 @@ def describe_binary(path: str, kind: Kind, size: int) -> str:
     return f"{path} is not text: {kind.name}, {format_size(size)}. Use bash to look into it."
 
 
+def _word(path: str) -> str:
+    """The path as a word of a shell command; a leading `~/` keeps its meaning."""
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
+
+
 def too_large(path: str, size: int) -> str:
     """The sentence for a file that is too large to be fetched for paging."""
-    command = f"sed -n '1,200p' {shlex.quote(path)} | head -c {MAX_BYTES}"
+    command = f"sed -n '1,200p' {_word(path)} | head -c {MAX_BYTES}"
     return f"{path} is {format_size(size)}, too large for read; see a part of it with bash: {command}"
 
 
@@ -197,7 +202,7 @@ def _long_line(body: bytes, mark: bytes, position: int, *, line: int, total: int
     end = body.find(mark, position)
     size = (len(body) if end < 0 else end) - position
     turned = "" if mark == b"\n" else "tr '\\r' '\\n' < "
-    source = f"{turned}{shlex.quote(path)} | sed -n '{line}p'" if turned else f"sed -n '{line}p' {shlex.quote(path)}"
+    source = f"{turned}{_word(path)} | sed -n '{line}p'" if turned else f"sed -n '{line}p' {_word(path)}"
     after = f" Use offset={line + 1} to continue behind it." if line < total else ""
     notice = (
         f"[Line {line} of {total} is {format_size(size)}, over the {format_size(max_bytes)} limit. See its beginning with bash: "

@@ -43,9 +43,10 @@ async def find(call: Call, *, pattern: str, path: str | None = None, limit: int 
         raise BadInput("the pattern is empty; give a glob such as *.py or src/**/test_*.py")
     route = await call.route()
     limit = 1000 if limit is None else limit
-    scan = await route.backend.scan(path or ".", cwd=route.cwd, pattern=pattern, recursive=True, ignored=include_ignored, limit=limit)
+    where, cwd = route.locate(path or ".")
+    scan = await route.backend.scan(where, cwd=cwd, pattern=pattern, recursive=True, ignored=include_ignored, limit=limit)
     call.context.note(call.place, route)
-    return listing(scan, path or ".", "results", "Nothing found.", "narrow the pattern or path, or give a larger limit")
+    return listing(scan, path or ".", "results", "Nothing found.", "Narrow the pattern or path, or give a larger limit.")
 
 
 async def grep(
@@ -70,7 +71,7 @@ async def grep(
         limit=100 if limit is None else limit,
     )
     route = await call.route()
-    found = await _search(route.backend, search, path or ".", route.cwd)
+    found = await _search(route.backend, search, *route.locate(path or "."))
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")

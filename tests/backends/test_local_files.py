@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rigs.users import ROOT, folder_of_ordinary_user, ordinary_user
 
 from langchain_vers.backends import local_files
 from langchain_vers.backends.base import ABSENT, Scan, version_of
 from langchain_vers.errors import BadInput, Conflict, Denied, DiskFull, Missing, VersError, WrongKind
-
-as_root = os.geteuid() == 0
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def test_modes(cwd: str, tmp_path: Path) -> None:
         os.umask(old)
 
 
-@pytest.mark.skipif(not as_root, reason="only root can give files away")
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
 def test_owner_is_kept(cwd: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"")
     os.chown(tmp_path / "f", 1234, 4321)
@@ -137,27 +136,9 @@ def test_missing(cwd: str) -> None:
             call("nowhere", cwd=cwd)
 
 
-@pytest.mark.skipif(as_root, reason="root may do everything")
-def test_denied(cwd: str, tmp_path: Path) -> None:
-    deny(cwd, tmp_path)
-
-
-@pytest.mark.skipif(not as_root, reason="needs root to become another user")
-def test_denied_as_another_user(tmp_path: Path) -> None:
-    # A child that gives up root, as file modes mean nothing to root.
-    tmp_path.chmod(0o777)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.chdir(tmp_path)
-            os.setgid(65534)
-            os.setuid(65534)
-            deny(".", Path())
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_denied() -> None:
+    with folder_of_ordinary_user() as root, ordinary_user():
+        deny(str(root), root)
 
 
 def deny(cwd: str, root: Path) -> None:

@@ -24,7 +24,7 @@ from rigs.network import NetworkThread, Relay, TlsFront
 from rigs.openssh import Platform, UserBackend, fingerprint_of, make_key
 
 from langchain_vers._io import io, on_io, run
-from langchain_vers.backends import pool, shell, vers
+from langchain_vers.backends import pool, sessions, vers
 from langchain_vers.backends.base import ExecResult, version_of
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Denied, Gone, Interrupted, Unreachable
@@ -101,8 +101,8 @@ def started(backend: VersBackend, folder: Path, timeout: float | None = None) ->
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time limits that a test can wait for."""
-    monkeypatch.setattr(shell, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(shell, "KILL_SECONDS", 1.0)
+    monkeypatch.setattr(sessions, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(sessions, "KILL_SECONDS", 1.0)
     monkeypatch.setattr(vers, "CONNECT_SECONDS", 1.0)
     monkeypatch.setattr(tunnel, "OPEN_SECONDS", 1.0)
 

@@ -14,7 +14,7 @@ from rigs.embedded import EmbeddedVers, SmallDiskVers
 from rigs.network import NetworkThread, Relay
 
 from langchain_vers._io import run
-from langchain_vers.backends import shell
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import version_of
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import Conflict, DeadlineExceeded, DiskFull, Gone, Interrupted, Unreachable
@@ -64,7 +64,7 @@ def test_deleted_while_a_command_runs(machine: VersBackend, processes: EmbeddedV
 
 
 def test_paused_behind_our_back(machine: VersBackend, processes: EmbeddedVers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(sessions, "ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(tunnel, "OPEN_SECONDS", 1.0)
     client = processes.client()
     run(machine.exec("true"))

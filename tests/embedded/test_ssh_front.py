@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from uuid import uuid4
 import asyncssh
 import psutil
 import pytest
+from rigs.programs import require
 from serving import Api, Server, ssh
 
 MIB = 1024 * 1024
@@ -268,15 +268,16 @@ async def test_a_warm_command_is_quick(machine: Machine) -> None:
 # -- OpenSSH
 
 
-@pytest.mark.skipif(not (shutil.which("ssh") and shutil.which("openssl")), reason="OpenSSH's client and openssl are needed")
+@pytest.mark.peer
 async def test_openssh_over_openssl(machine: Machine, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.touch(0o600)
     key.write_text(machine.key)
     name = f"{machine.vm_id}.vm.vers.sh"
     host, port = machine.server.info.ssh_endpoint
-    proxy = f"openssl s_client -quiet -verify_return_error -CAfile {machine.server.info.ca_file} -servername {name} -connect {host}:{port}"
-    command = ["ssh", "-F", "none", "-i", str(key), "-o", f"ProxyCommand={proxy} 2>/dev/null", "-o", "StrictHostKeyChecking=accept-new"]
+    openssl = require("openssl", "openssl")
+    proxy = f"{openssl} s_client -quiet -verify_return_error -CAfile {machine.server.info.ca_file} -servername {name} -connect {host}:{port}"
+    command = [require("ssh", "openssh-client"), "-F", "none", "-i", str(key), "-o", f"ProxyCommand={proxy} 2>/dev/null", "-o", "StrictHostKeyChecking=accept-new"]
     command += ["-o", f"UserKnownHostsFile={tmp_path}/known", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", f"root@{name}"]
     data = os.urandom(8 * MIB)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from rigs.users import folder_of_ordinary_user, ordinary_user
 from scripted_api import KEY
 
 from langchain_vers.errors import BadInput, Denied
@@ -92,12 +92,16 @@ def test_a_broken_file_is_named_and_not_quoted(folder, name, content):
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file, so none can be made unreadable for it")
-def test_an_unreadable_file_is_denied(folder):
-    (folder / "keys.json").write_text("{}")
-    (folder / "keys.json").chmod(0)
-    with pytest.raises(Denied, match=r"keys\.json"):
-        Credentials().resolve()
+def test_an_unreadable_file_is_denied(monkeypatch):
+    with folder_of_ordinary_user() as home, ordinary_user():
+        monkeypatch.setenv("HOME", str(home))
+        keys = home / ".vers" / "keys.json"
+        keys.parent.mkdir()
+        keys.write_text(json.dumps({"keys": {"VERS_API_KEY": "k"}}))
+        assert found(Credentials()) == "k"
+        keys.chmod(0)
+        with pytest.raises(Denied, match=r"keys\.json"):
+            Credentials().resolve()
 
 
 def test_a_directory_in_place_of_a_key_file_is_denied(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -15,25 +14,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.platform import Credentials, Endpoints, VersClient
 from rigs.certificates import Authority
 from rigs.network import NetworkThread, TlsFront
+from rigs.programs import require
 
 API_KEY = "rig-api-key"
-
-
-def require(program: str, package: str) -> str:
-    """The path of a program of a peer. Without it the test is skipped, other than under CI, where it fails."""
-    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
-        reason = f"{program} is not installed; it is in the package {package}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def make_key(file: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rigs.programs import require
 
 from langchain_vers.backends import local_files
 from langchain_vers.errors import BadInput
@@ -30,6 +30,7 @@ Engine = Callable[[Path, Search], Found]
 
 
 def by_rg(root: Path, search: Search) -> Found:
+    require("rg", "ripgrep")
     done = subprocess.run(["sh", "-c", rg_command(search)], cwd=root, capture_output=True, check=True, stdin=subprocess.DEVNULL)
     assert done.stderr == b""
     found = parse_rg(done.stdout)
@@ -51,13 +52,14 @@ def by_grep(root: Path, search: Search) -> Found:
 
 def by_busybox(root: Path, search: Search) -> Found:
     # Everything from busybox: its shell, and its applets by way of a directory that is the whole PATH.
+    busybox = require("busybox", "busybox")
     applets = root.parent / "applets"
     if not applets.exists():
         applets.mkdir()
         for name in ("grep", "xargs", "tr", "cmp", "cut", "head"):
-            (applets / name).symlink_to(shutil.which("busybox") or "")
+            (applets / name).symlink_to(busybox)
     done = subprocess.run(
-        [shutil.which("busybox") or "", "sh", "-c", grep_command(search)],
+        [busybox, "sh", "-c", grep_command(search)],
         cwd=root,
         capture_output=True,
         check=True,
@@ -68,12 +70,10 @@ def by_busybox(root: Path, search: Search) -> Found:
     return parse_grep(done.stdout)
 
 
-needs_rg = pytest.mark.skipif(shutil.which("rg") is None, reason="ripgrep is not installed")
-needs_busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
 ENGINES = [
-    pytest.param(by_rg, id="rg", marks=needs_rg),
+    pytest.param(by_rg, id="rg"),
     pytest.param(by_grep, id="grep"),
-    pytest.param(by_busybox, id="busybox", marks=needs_busybox),
+    pytest.param(by_busybox, id="busybox"),
 ]
 
 
@@ -165,13 +165,12 @@ SEARCHES = [
 ]  # fmt: skip
 
 
-@needs_rg
 @pytest.mark.parametrize("search", SEARCHES, ids=repr)
 def test_the_same_answer_from_all(search: Search, tree: Path) -> None:
     answers = []
     engines = [by_rg, by_grep]
     # busybox may be built without locales, and then takes bytes for characters: not where a pattern needs to know better.
-    if shutil.which("busybox") and search.pattern not in ("É", "^.x$", "na.ve", r"[^\w\s]", r"^\W"):
+    if search.pattern not in ("É", "^.x$", "na.ve", r"[^\w\s]", r"^\W"):
         engines.append(by_busybox)
     for engine in engines:
         found = engine(tree, search)
@@ -181,7 +180,6 @@ def test_the_same_answer_from_all(search: Search, tree: Path) -> None:
     assert all(answer == answers[0] for answer in answers)
 
 
-@needs_rg
 def test_random_trees(tmp_path: Path) -> None:
     chance = random.Random(3)
     root = tmp_path / "tree"

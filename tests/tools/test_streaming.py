@@ -16,6 +16,7 @@ from agents import START_INPUT, Runner, agent, functional, message, tool_graph
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
+from PIL import Image
 
 direct = Runner("direct", asynchronous=False)
 SECONDS = 20
@@ -186,12 +187,11 @@ def test_a_trace_says_where_a_call_ran(asynchronous: bool, make_toolkit: Any) ->
 
 
 def test_images_come_as_images(make_toolkit: Any, here: Path) -> None:
-    image = pytest.importorskip("PIL.Image", exc_type=ImportError)
     buffer = io.BytesIO()
-    image.new("RGB", (3000, 10), "red").save(buffer, "PNG")
+    Image.new("RGB", (3000, 10), "red").save(buffer, "PNG")
     (here / "p.png").write_bytes(buffer.getvalue())
     answer: ToolMessage = direct(make_toolkit().get_tools(), ("read", {"path": "p.png"}))[0]
     text, picture = answer.content_blocks
     assert "p.png" in text["text"]  # type: ignore[typeddict-item]
     assert picture["type"] == "image"
-    assert image.open(io.BytesIO(base64.b64decode(picture["base64"]))).size[0] == 2000  # type: ignore[typeddict-item]
+    assert Image.open(io.BytesIO(base64.b64decode(picture["base64"]))).size[0] == 2000  # type: ignore[typeddict-item]
