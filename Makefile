@@ -31,10 +31,10 @@ demo: $(VENV)/.with-demo
 
 TEST ?= tests
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope -m "not full" $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" $(TEST)
 
 test-full: $(VENV)/.with-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile full $(TEST)
 
 lint: $(VENV)/.with-lint
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ DELAYS = (0.05, 0.2)
 """Round-trip times in seconds that the proxy adds."""
 RUNS = 7
 
+Step = Callable[[], Coroutine[Any, Any, object]]
+
 
 class DelayingProxy:
     """Forwards TCP connections; each byte arrives half a round trip later, in both directions, however many are under way."""
@@ -109,7 +111,7 @@ def measure(rig: Rig) -> list[Row]:
     ]
 
 
-async def _edits(proxy: DelayingProxy, backend: VersBackend, rest: Callable[[], Coroutine[Any, Any, object]]) -> float:
+async def _edits(proxy: DelayingProxy, backend: VersBackend, rest: Step) -> float:
     """The edit tool itself, on a context whose only machine is the proxied one."""
     context = BackendContext(local=False)
     context.register("bench", backend)

@@ -1,7 +1,8 @@
 """A computer for LangChain agents and LangGraph workflows that they can leave, come back to, fork and rewind.
 
-`VersToolkit` is what most programs need; `BackendContext` is the router that it is built around, and can be shared between toolkits. The errors are
-in `langchain_vers.errors`, the backend protocol in `langchain_vers.backends.base`, the platform's client in `langchain_vers.platform`.
+`VersToolkit` is what most programs need; `BackendContext` is the router that it is built around, and can be shared between toolkits. The
+errors are in `langchain_vers.errors`, the backend protocol in `langchain_vers.backends.base`, the platform's client in
+`langchain_vers.platform`.
 """
 
 from importlib import import_module

@@ -209,6 +209,7 @@ class IOThread:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await loop.shutdown_asyncgens()
+                await asyncio.sleep(0)  # connections that were given up while they were being opened close their sockets in the next round
 
             done = asyncio.run_coroutine_threadsafe(close_all(), loop)
             concurrent.futures.wait([done], timeout=CLOSE_SECONDS)

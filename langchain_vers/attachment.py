@@ -31,3 +31,7 @@ class Attachment(BaseModel):
     def moved(self, **changes: str | None) -> Attachment:
         """The same with some facts changed."""
         return self.model_copy(update=changes)
+
+
+HERE = Attachment(backend="local")
+"""Where every thread begins that is given no machine: this one."""

@@ -25,7 +25,7 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import SecretStr
 
 from langchain_vers._io import on_io, run
-from langchain_vers.attachment import Attachment
+from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.vers import VersBackend
@@ -62,11 +62,13 @@ class Route:
             return path, self.cwd
         tilde, _, rest = path.partition("/")
         if tilde != "~":
-            raise BadInput(f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name")
-        rest = rest.lstrip("/") or "."
+            raise BadInput(
+                f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name"
+            )
+        rest = rest.lstrip("/")
         if isinstance(self.backend, LocalBackend):  # its commands start elsewhere than at home
-            return os.path.normpath(os.path.join(self.backend.user_home, rest)), None
-        return rest, None
+            return f"{self.backend.user_home}/{rest}", None
+        return rest or ".", None
 
 
 SetTo = Callable[[Attachment], None]
@@ -134,11 +136,11 @@ class BackendContext:
         if thread not in self._threads and self._home_vm is not None:
             start = Attachment(backend="vers", machine_id=await self.resolve_vm(self._home_vm))
             self._threads.setdefault(thread, start)
-        return self._threads.get(thread, _HERE)
+        return self._threads.get(thread, HERE)
 
     def _keep(self, thread: str | None, attachment: Attachment) -> None:
         """Remember where a thread is. One that is where every thread begins needs no entry: there may be very many threads."""
-        here = attachment == _HERE or (attachment.backend == "local" and attachment == _HERE.moved(cwd=self.local.home))
+        here = attachment == HERE or (attachment.backend == "local" and attachment == HERE.moved(cwd=self.local.home))
         if here and self._home_vm is None:
             self._threads.pop(thread, None)
         else:
@@ -203,14 +205,14 @@ class BackendContext:
 
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
-        current = self._threads.get(place.thread, _HERE)
+        current = self._threads.get(place.thread, HERE)
         if current.same_machine(route.attachment):
             host_key = current.host_key or getattr(route.backend, "host_key", None)
             self._keep(place.thread, current.moved(cwd=cwd or current.cwd, host_key=host_key))
 
     def forget_cwd(self, place: Place, route: Route) -> None:
         """Have the thread's next call start in the machine's default directory, because the one of this route is gone."""
-        current = self._threads.get(place.thread, _HERE)
+        current = self._threads.get(place.thread, HERE)
         if current.same_machine(route.attachment) and current.cwd == route.cwd:
             self._keep(place.thread, current.moved(cwd=None))
 
@@ -290,7 +292,7 @@ class BackendContext:
 
     def detach(self, config: RunnableConfig | None = None) -> None:
         """Bring a thread back to this machine. The VM lives on."""
-        self._keep(_thread(config), _HERE)
+        self._keep(_thread(config), HERE)
 
     def attached(self, config: RunnableConfig | None = None) -> Attachment:
         """A thread's attachment as it is now; its backend is "local" if the thread has no machine."""
@@ -360,7 +362,6 @@ class BackendContext:
         await self.aclose()
 
 
-_HERE = Attachment(backend="local")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 

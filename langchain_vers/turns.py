@@ -145,7 +145,7 @@ class Turns:
             turn.move(place.index).begun.set()
 
     def end_move(self, place: Place, result: Attachment | None) -> None:
-        """It has ended: the thread is on `result` now, or with None it failed. One that could not even begin may be ended like this, too."""
+        """It has ended: the thread is on `result` now, or with None it failed. One that could not even begin may be ended, too."""
         if place.message is not None:
             move = self._turn(place).move(place.index)
             move.result = result

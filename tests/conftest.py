@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from langchain_vers.embedded import launcher
 from langchain_vers.toolkit import VersToolkit
+
+# Machines that are busy are slow: no example has a deadline. `make test-full` has its own profile, with more examples.
+_COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=50, **_COMMON)
+settings.register_profile("full", max_examples=300, print_blob=True, **_COMMON)
+settings.load_profile("quick")
 
 
 @pytest.fixture

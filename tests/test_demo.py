@@ -25,8 +25,6 @@ from langchain_vers.demo.scripted import ScriptedModel, Step, Unexpected, succee
 from langchain_vers.embedded import launcher
 from langchain_vers.toolkit import VersToolkit
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Stage:
     """A folder for temporary files, from which demos are started, and in which nothing may be left."""
@@ -128,7 +126,7 @@ def test_a_step_that_does_not_check_out(stage: Stage) -> None:
     stage.assert_empty()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_an_interrupted_demo_tidies_up(stage: Stage, number: signal.Signals) -> None:
     script = """
         import sys
@@ -229,7 +227,7 @@ def _reach(server: launcher.ServerInfo) -> dict[str, str]:
 def test_where_namespaces_are_forbidden(stage: Stage) -> None:
     forbid = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     wrapped = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *stage.command()]
-    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=60, env=stage.environment())
+    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=100, env=stage.environment())
     assert done.returncode == 1, done.stdout + done.stderr
     assert "User namespaces are off" in done.stdout
     assert "sysctl -w user.max_user_namespaces=10000" in done.stdout

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ToolMessage
 
@@ -79,7 +79,6 @@ async def side_by_side(calls: list[str], order: list[int], pauses: list[int]) ->
     return found, current[0]
 
 
-@settings(deadline=None, max_examples=300)
 @given(calls=CALLS, data=st.data())
 def test_as_if_run_one_after_the_other(calls: list[str], data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(calls))))
@@ -90,7 +89,6 @@ def test_as_if_run_one_after_the_other(calls: list[str], data: st.DataObject) ->
     assert found == sequential(calls)
 
 
-@settings(deadline=None, max_examples=300)
 @given(calls=CALLS, data=st.data())
 def test_in_any_order_of_starting(calls: list[str], data: st.DataObject) -> None:
     order = list(data.draw(st.permutations(range(len(calls)))))

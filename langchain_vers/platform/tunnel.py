@@ -116,6 +116,7 @@ class SSHConnection:
                 transport.close()
             if sock is not None:
                 sock.close()
+                await sock.wait_closed()
             raise
 
     @property

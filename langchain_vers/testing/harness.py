@@ -18,7 +18,7 @@ from langchain_vers.backends.base import Backend, ExecResult
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
 """How long a test waits for something that must come to pass."""
 
 # For a shell on the machine: does the process $1 still run? A zombie, which only waits for its parent to look, does not.

@@ -8,7 +8,7 @@ Nothing here knows what a tool does.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,13 +151,13 @@ class VersTool(StructuredTool):
 def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
     """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools."""
 
-    def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> Callable[..., Any]:
-        place = place_of(config or {}, runtime, _call_id.get(), moves)
-
-        def start(emit: Callable[[str], None]) -> Any:  # noqa: ANN401  # a coroutine of Answer
-            return _carry_out(spec, Call(context, place, emit), arguments)
-
-        return start
+    def prepare(
+        config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]
+    ) -> tuple[Callable[[Callable[[str], None]], Coroutine[Any, Any, Answer]], Callable[[str], None]]:
+        """What is to run on the I/O thread, given a way to show output, and what shows it on the caller's side."""
+        call_id = _call_id.get()
+        place = place_of(config or {}, runtime, call_id, moves)
+        return lambda emit: _carry_out(spec, Call(context, place, emit), arguments), _shower(spec.name, runtime, call_id)
 
     # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
@@ -167,7 +167,7 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = io.run_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime, _call_id.get()))
+        answer = io.run_relayed(*prepare(config, runtime, arguments))
         return _finish(spec, answer, callbacks)
 
     async def coroutine(
@@ -177,7 +177,7 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = await io.on_io_relayed(prepare(config, runtime, arguments), _shower(spec.name, runtime, _call_id.get()))
+        answer = await io.on_io_relayed(*prepare(config, runtime, arguments))
         return _finish(spec, answer, callbacks)
 
     tool = VersTool(
@@ -265,6 +265,3 @@ def _shower(name: str, runtime: ToolRuntime | None, call_id: str | None) -> Call
 def _explain_arguments(error: ValidationError | Any) -> str:  # noqa: ANN401  # LangChain also passes errors of pydantic's version 1
     parts = [f"{'.'.join(str(part) for part in item['loc']) or 'arguments'}: {item['msg']}" for item in error.errors()]
     return f"The arguments do not fit, nothing was done: {'; '.join(parts)}."
-
-
-__all__ = ["Answer", "Arguments", "Attachment", "Call", "Moves", "ToolSpec", "VersTool", "build"]

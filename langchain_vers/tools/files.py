@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from langchain_vers.backends.base import Backend, FileRead, Scan, version_of
 from langchain_vers.errors import BadInput
@@ -23,7 +23,7 @@ MAX_BYTES = 64 * 1024 * 1024
 class Read(Arguments):
     path: str
     offset: int | None = Field(None, description="First line, from 1")
-    limit: int | None = Field(None, description="Number of lines")
+    limit: int | None = Field(None, description="Most lines to show")
 
 
 class Write(Arguments):
@@ -31,7 +31,15 @@ class Write(Arguments):
     content: str
 
 
+def _untitled(schema: dict[str, Any]) -> None:
+    """Leave out the titles, which say nothing that the names do not; LangChain only does so where nothing is nested."""
+    for part in (schema, *schema["properties"].values()):
+        part.pop("title", None)
+
+
 class EditPair(Arguments):
+    model_config = ConfigDict(json_schema_extra=_untitled)
+
     old_text: str = Field(description="Exact text, unique in the file unless replace_all")
     new_text: str
     replace_all: bool = False
@@ -39,8 +47,8 @@ class EditPair(Arguments):
 
 class EditArguments(Arguments):
     path: str
-    edits: list[EditPair] | None = Field(None, description="All matched against the original; must not overlap")
-    old_text: str | None = Field(None, description="For a single edit, instead of edits")
+    edits: list[EditPair] | None = Field(None, description="All match the original file; no overlaps")
+    old_text: str | None = Field(None, description="Instead of edits")
     new_text: str | None = None
     replace_all: bool = False
 
@@ -167,8 +175,8 @@ def _encoded(text: str, what: str) -> bytes:
 
 
 SPECS = [
-    ToolSpec("read", "Read a file: the first 2000 lines or 50KB from offset on, or a picture.", Read, read),
-    ToolSpec("write", "Create or overwrite a file, with parent directories.", Write, write),
-    ToolSpec("edit", "Replace exact text in a file, in one or several places at once.", EditArguments, edit),
+    ToolSpec("read", "Read a text file (up to 2000 lines or 50KB from offset on) or an image.", Read, read),
+    ToolSpec("write", "Create or overwrite a file; makes parent directories.", Write, write),
+    ToolSpec("edit", "Replace exact text in a file: old_text and new_text, or several edits at once.", EditArguments, edit),
     ToolSpec("ls", "List a directory, hidden entries included; directories end with '/'.", Ls, ls),
 ]

@@ -35,7 +35,12 @@ printf 0 >"$d/seen"
 """
 _ALIVE = r"""
 [ -d "$d" ] || { echo none; exit 0; }
-alive() { grep -lsF "VERS_CALL=$j" /proc/[0-9]*/environ | grep -q . || kill -0 "$(cat "$d/pid")" 2>/dev/null; }
+p=$(cat "$d/pid")
+# A process that nobody has taken note of yet (a zombie) is dead, and after the end its number may be another's.
+alive() {
+  grep -lsF "VERS_CALL=$j" /proc/[0-9]*/environ | grep -q . && return
+  [ ! -f "$d/status" ] && kill -0 "$p" 2>/dev/null && ! grep -qs '^State:[[:space:]]*Z' "/proc/$p/status"
+}
 """
 _LOOK = r"""
 if alive; then state=running; else state=lost; fi
@@ -44,7 +49,7 @@ seen=$(cat "$d/seen")
 size=$(wc -c <"$d/log")
 lines=$(tail -c "+$((seen + 1))" "$d/log" | head -c $((size - seen)) | wc -l)
 printf %s "$size" >"$d/seen"
-printf '%s %d %d %d %d %s %s\n' "$state" "$(cat "$d/pid")" "$seen" "$size" "$lines" "$code" "$d/log"
+printf '%s %d %d %d %d %s %s\n' "$state" "$p" "$seen" "$size" "$lines" "$code" "$d/log"
 """
 _KILL = r"""
 if alive; then echo killed; else echo ended; fi
@@ -56,7 +61,7 @@ while :; do
   done
   [ -n "$n" ] || break
 done
-[ -d /proc/self ] || kill -9 "-$(cat "$d/pid")" 2>/dev/null
+[ -d /proc/self ] || kill -9 "-$p" 2>/dev/null
 [ -f "$d/status" ] || printf 137 >"$d/status"
 """
 

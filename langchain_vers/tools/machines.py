@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
@@ -12,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from langchain_vers.attachment import Attachment
-from langchain_vers.context import THREAD_LABEL, BackendContext, short_id
+from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.context import THREAD_LABEL, BackendContext, Route, short_id
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
-from langchain_vers.platform import VersClient, VmCreateVmConfig
+from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
 from langchain_vers.tools import transfer
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size
@@ -35,23 +34,23 @@ class VmCreate(Arguments):
     mem_size_mib: int | None = Field(None, ge=1)
     fs_size_mib: int | None = Field(None, ge=1)
     labels: dict[str, str] | None = None
-    attach: bool = Field(True, description="Work on it from now on")
+    attach: bool = Field(True, description="Move there")
 
 
 class VmUse(Arguments):
-    vm_id: str = Field(description="Id, unique beginning of one, label, or alias")
+    vm_id: str = Field(description="Id, unique beginning of it, label, or alias")
 
 
 class VmExec(Arguments):
     vm_id: str
     command: str
-    timeout: float | None = Field(None, description="Limit in seconds")
+    timeout: float | None = Field(None, description="Seconds, default 600")
 
 
 class VmBranch(Arguments):
     vm_id: str | None = Field(None, description="Default: the current VM")
     count: int = Field(1, ge=1, le=100)
-    attach: bool = Field(False, description="Go on on the (first) branch")
+    attach: bool = Field(False, description="Move to the (first) branch")
 
 
 class VmCommit(Arguments):
@@ -62,7 +61,7 @@ class VmCommit(Arguments):
 
 class VmRestore(Arguments):
     commit_id: str = Field(description="Commit id, tag, or repo:tag")
-    attach: bool = Field(True, description="Work on it from now on")
+    attach: bool = Field(True, description="Move there")
 
 
 class VmState(Arguments):
@@ -164,7 +163,7 @@ async def vm_local(call: Call) -> Answer:
         if not call.context.local_allowed:
             raise Denied("work on this machine is not allowed here; stay on the VM, or attach to another with vers_vm_use")
         left = (await call.context.attachment(call.place.thread)).machine_id
-        set_to(Attachment(backend="local"))
+        set_to(HERE)
     text = (
         f"Detached from VM {left}, which goes on running; commands now run on the user's machine"
         if left
@@ -285,18 +284,27 @@ async def _answering(context: BackendContext, client: VersClient, vm_id: str) ->
 
 
 async def _restored(client: VersClient, ref: str) -> str:
+    if not ref:
+        raise BadInput("the commit id is empty; give a commit id, a tag, or repo:tag")
     if ":" in ref:
         return await client.restore_vm(ref=ref)
     if len(ref) == 36 and ref.count("-") == 4:
         return await client.restore_vm(commit_id=ref)
-    commits = [
-        commit.commit_id for commit in (await client.list_commits()).commits if commit.name == ref or commit.commit_id.startswith(ref)
-    ]
+    commits = [commit.commit_id for commit in await _commits(client) if commit.name == ref or commit.commit_id.startswith(ref)]
     if len(commits) == 1:
         return await client.restore_vm(commit_id=commits[0])
     if commits:
         raise BadInput(f"{ref!r} means {len(commits)} commits; give the whole commit id")
     return await client.restore_vm(tag_name=ref)
+
+
+async def _commits(client: VersClient) -> list[CommitInfo]:
+    found: list[CommitInfo] = []
+    while True:
+        page = await client.list_commits(limit=100, offset=len(found))
+        found += page.commits
+        if not page.commits or len(found) >= page.total:
+            return found
 
 
 @asynccontextmanager
@@ -320,9 +328,10 @@ async def _end(context: BackendContext, text: str) -> transfer.End:
         return transfer.End(await context.machine(await context.resolve_vm(name)), path)
     if not text or "\0" in text:
         raise BadInput("the path on this machine is empty or contains a NUL; give a path")
+    path, _ = Route(context.local, HERE).locate(text)
+    slash = "/" if text.endswith("/") else ""
     if context.local_allowed:
-        path = str(Path(context.local.home, os.path.expanduser(text)))
-        return transfer.End(context.local, path + ("/" if text.endswith("/") else ""))
+        return transfer.End(context.local, f"{Path(context.local.home, path)}{slash}")
     folder = context.shared_folder
     if folder is None:
         raise Denied(
@@ -334,7 +343,7 @@ async def _end(context: BackendContext, text: str) -> transfer.End:
         if not Path(path).resolve().is_relative_to(folder):
             raise Denied(f"{text} is on this machine, where only {folder} may be used by this agent; choose a path in there")
 
-    return transfer.End(context.local, str(folder / text) + ("/" if text.endswith("/") else ""), guarded=True, check=check)
+    return transfer.End(context.local, f"{folder / path}{slash}", guarded=True, check=check)
 
 
 def _facts(vm_id: str, *, attached: bool = False) -> dict[str, Any]:
@@ -354,31 +363,43 @@ def _attaches(arguments: Mapping[str, Any], default: bool) -> bool:
 
 
 SPECS = [
-    ToolSpec("vers_vms", "List the VMs; * marks the current one.", NoArguments, vms),
-    ToolSpec("vers_vm_create", "Make a new VM.", VmCreate, vm_create, moves=lambda arguments: _attaches(arguments, True)),
-    ToolSpec("vers_vm_use", "Work on a VM from now on; resumes a paused one.", VmUse, vm_use, moves=lambda arguments: True),
+    ToolSpec("vers_vms", "List VMs: id, state, age, labels, origin; * marks the current one.", NoArguments, vms),
+    ToolSpec(
+        "vers_vm_create",
+        "Make a new VM and, with attach, move there: later calls work on it.",
+        VmCreate,
+        vm_create,
+        moves=lambda arguments: _attaches(arguments, True),
+    ),
+    ToolSpec("vers_vm_use", "Move to a VM: later calls work on it. Resumes a paused one.", VmUse, vm_use, moves=lambda arguments: True),
     ToolSpec("vers_vm_exec", "Run one command on a given VM without moving there.", VmExec, vm_exec),
     ToolSpec(
         "vers_vm_local",
-        "Leave the VM and work on the user's machine again; the VM goes on.",
+        "Leave the VM, which goes on running, and work on the user's machine.",
         NoArguments,
         vm_local,
         moves=lambda arguments: True,
     ),
     ToolSpec(
         "vers_vm_branch",
-        "Copy a VM as it is now into independent VMs.",
+        "Fork a running VM into independent copies.",
         VmBranch,
         vm_branch,
         moves=lambda arguments: _attaches(arguments, False),
     ),
-    ToolSpec("vers_vm_commit", "Save a VM as it is now, to be restored later.", VmCommit, vm_commit),
-    ToolSpec("vers_vm_restore", "Make a VM from a commit.", VmRestore, vm_restore, moves=lambda arguments: _attaches(arguments, True)),
+    ToolSpec("vers_vm_commit", "Save a VM as it is now; gives a commit id to restore.", VmCommit, vm_commit),
+    ToolSpec(
+        "vers_vm_restore",
+        "Make a new VM from a commit; the old one stays.",
+        VmRestore,
+        vm_restore,
+        moves=lambda arguments: _attaches(arguments, True),
+    ),
     ToolSpec("vers_vm_state", "Pause or resume a VM.", VmState, vm_state),
-    ToolSpec("vers_vm_delete", "Delete a VM for good.", VmDelete, vm_delete),
+    ToolSpec("vers_vm_delete", "Delete a VM for good; its commits stay.", VmDelete, vm_delete),
     ToolSpec("vers_vm_copy", "Copy a file or directory between the user's machine and VMs.", VmCopy, vm_copy),
 ]
 
 USE_BACKEND = ToolSpec(
-    "use_backend", "Work on another registered backend from now on.", UseBackend, use_backend, moves=lambda arguments: True
+    "use_backend", "Move to another registered backend: later calls work on it.", UseBackend, use_backend, moves=lambda arguments: True
 )

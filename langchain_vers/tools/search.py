@@ -31,7 +31,7 @@ class Find(Arguments):
 class Grep(Arguments):
     pattern: str = Field(description="Regular expression")
     path: str | None = Field(None, description="Directory or file; default: the working directory")
-    glob: str | None = Field(None, description="Only in files that match")
+    glob: str | None = Field(None, description="Only files that match, such as *.py")
     literal: bool = Field(False, description="The pattern is plain text")
     ignore_case: bool = False
     context: int | None = Field(None, description="Lines around each match")
@@ -126,6 +126,6 @@ async def _taken(backend: Backend, result: ExecResult) -> bytes:
 
 
 SPECS = [
-    ToolSpec("find", "Find files and directories by name, as .gitignore allows.", Find, find),
-    ToolSpec("grep", "Search file contents, as .gitignore allows; lines are cut at 500 characters.", Grep, grep),
+    ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find),
+    ToolSpec("grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep),
 ]

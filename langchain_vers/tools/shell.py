@@ -23,16 +23,16 @@ _SHOW_BYTES = 64 * 1024
 
 class Bash(Arguments):
     command: str = Field(description="Shell command (bash)")
-    timeout: float | None = Field(None, description=f"Limit in seconds (default {DEFAULT_TIMEOUT:.0f}); the command is killed then")
-    background: bool = Field(False, description="Start it as a job and return at once; see bash_output")
+    timeout: float | None = Field(None, description=f"Seconds until it is killed (default {DEFAULT_TIMEOUT:.0f})")
+    background: bool = Field(False, description="Return at once with a job id for bash_output")
 
 
 class BashOutput(Arguments):
-    job_id: str = Field(description="Id that bash gave")
+    job_id: str = Field(description="From bash with background")
 
 
 class BashKill(Arguments):
-    job_id: str = Field(description="Id that bash gave")
+    job_id: str = Field(description="From bash with background")
 
 
 class Ticker:
@@ -159,11 +159,11 @@ async def bash_kill(call: Call, *, job_id: str) -> Answer:
 SPECS = [
     ToolSpec(
         "bash",
-        "Run a bash command on the current machine; stdout and stderr merged, no stdin. `cd` holds for later calls. "
-        "Shows the last 2000 lines or 50KB; the notice names the full log.",
+        "Run a bash command on the current machine, without stdin or terminal. `cd` holds for later calls, variables do not. "
+        "Shows the last 2000 lines or 50KB of stdout and stderr, and where the full log is.",
         Bash,
         bash,
     ),
-    ToolSpec("bash_output", "New output and state of a background job since the last look.", BashOutput, bash_output),
+    ToolSpec("bash_output", "State of a background job, and its output since the last look.", BashOutput, bash_output),
     ToolSpec("bash_kill", "Kill a background job and its child processes.", BashKill, bash_kill),
 ]

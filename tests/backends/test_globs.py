@@ -77,10 +77,10 @@ def test_braces_are_bounded() -> None:
 
 
 def test_many_stars_stay_fast() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert not compile_glob("*a" * 30 + "b")("a" * 250)
     assert compile_glob("*a" * 30 + "*")("a" * 250)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
 def git_ignored(root: Path, paths: list[str]) -> set[str]:

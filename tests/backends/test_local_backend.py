@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rigs.users import ROOT, folder_of_ordinary_user, ordinary_user
 
 from langchain_vers._io import run
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.errors import Unreachable
 from langchain_vers.testing.backends import BackendConformance
+from langchain_vers.testing.files import FileConformance
+from langchain_vers.testing.harness import Conformance
+from langchain_vers.testing.listings import ListingConformance
 
 
 class TestLocalBackend(BackendConformance):
@@ -20,6 +24,23 @@ class TestLocalBackend(BackendConformance):
         backend = LocalBackend("/")
         yield backend
         run(backend.close())
+
+
+@pytest.mark.skipif(not ROOT, reason="an ordinary user has run these tests already")
+class TestAsAnOrdinaryUser(Conformance):
+    """What the suite leaves out where the machine's user is root."""
+
+    test_denied = FileConformance.test_denied
+    test_unreadable_directory_below = ListingConformance.test_unreadable_directory_below
+    _all_calls = FileConformance._all_calls
+
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+        with folder_of_ordinary_user() as folder, ordinary_user():
+            monkeypatch.setenv("TMPDIR", str(folder))
+            backend = LocalBackend("/")
+            yield backend
+            run(backend.close())
 
 
 def test_root_is_where_commands_and_relative_paths_begin(tmp_path: Path) -> None:

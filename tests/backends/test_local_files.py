@@ -206,7 +206,7 @@ def test_only_one_thread_makes_a_file(cwd: str) -> None:
     made: list[bool] = []
 
     def make(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             local_files.write("f", b"%d" % number, cwd=cwd, expect=ABSENT)
             made.append(True)
@@ -217,7 +217,7 @@ def test_only_one_thread_makes_a_file(cwd: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert sorted(made) == [False] * 7 + [True]
     assert os.listdir(cwd) == ["f"]
 

@@ -31,19 +31,22 @@ def openssh_machine(openssh: Platform) -> Iterator[VersBackend]:
     run(client.aclose())
 
 
-class TestOnNamespaces(BackendConformance):
+class VersConformance(BackendConformance):
+    """By sync callers too only in the full run: `run` and `on_io` know nothing of backends, and LocalBackend's tests go by both."""
+
+    @pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.full), "async"])
+    def call(self, request: pytest.FixtureRequest) -> Caller:
+        return run_sync if request.param == "sync" else on_io
+
+
+class TestOnNamespaces(VersConformance):
     @pytest.fixture
     def backend(self, isolated_machine: VersBackend) -> Backend:
         return isolated_machine
 
 
 @pytest.mark.peer
-class TestOnOpenSSH(BackendConformance):
-    @pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.full), "async"])
-    def call(self, request: pytest.FixtureRequest) -> Caller:
-        """By sync callers too only in the full run: they are the same on the two other backends."""
-        return run_sync if request.param == "sync" else on_io
-
+class TestOnOpenSSH(VersConformance):
     @pytest.fixture
     def backend(self, openssh_machine: VersBackend) -> Backend:
         return openssh_machine

@@ -28,7 +28,7 @@ SCHEMA = json.loads((Path(__file__).parents[1] / "data" / "vers-openapi.json").r
 ALWAYS_ALLOWED = {"400", "401", "404", "405", "501"}
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Poll until the condition holds; its value."""
     deadline = time.monotonic() + seconds
     while True:
@@ -76,7 +76,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         finally:
             self.process.kill()
 
@@ -119,7 +119,7 @@ class Api:
 
     def __init__(self, info: ServerInfo, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key or info.api_key}"}
-        self.client = httpx.Client(base_url=info.base_url, headers=headers, timeout=30, trust_env=False)
+        self.client = httpx.Client(base_url=info.base_url, headers=headers, timeout=90, trust_env=False)
 
     def __call__(self, method: str, path: str, status: int | None = None, **arguments: Any) -> Any:
         response = self.client.request(method, f"/api/v1{path}", **arguments)

@@ -297,9 +297,9 @@ def test_a_run_goes_on_without_its_client(api: Api, tmp_path: Path) -> None:
 
 def test_a_large_stream_arrives_whole(api: Api) -> None:
     vm_id = api.new_vm()
-    response = api.client.post(f"/api/v1/vm/{vm_id}/exec/stream", json={"command": ["head", "-c", "20000000", "/dev/zero"]})
+    response = api.client.post(f"/api/v1/vm/{vm_id}/exec/stream", json={"command": ["head", "-c", "10000000", "/dev/zero"]})
     found = events(response)
-    assert output(found) == bytes(20_000_000)
+    assert output(found) == bytes(10_000_000)
     kept = events(api.client.post(f"/api/v1/vm/{vm_id}/exec/stream/attach", json={"exec_id": found[0]["exec_id"]}))
     assert 3_000_000 < len(output(kept)) <= 4 * 1024 * 1024
 
@@ -366,7 +366,7 @@ async def test_a_gate_lets_many_in_or_one_alone() -> None:
     await asyncio.sleep(0.01)
     for task in tasks[5:25:4]:
         task.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results), results
     assert not inside

@@ -57,7 +57,7 @@ def test_the_server_does_not_take_secrets_along(folder: Path, monkeypatch: pytes
 def test_missing_packages_are_named(tmp_path: Path) -> None:
     script = "import sys; sys.modules['asyncssh'] = None; from langchain_vers.embedded.server import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "serve", "--engine", "process", "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert 'pip install "langchain-vers[embedded]"' in done.stderr
     assert "Traceback" not in done.stderr
@@ -139,7 +139,7 @@ def test_waiting_for_another_launcher_has_an_end(folder: Path) -> None:
 
 def test_one_server_per_folder(own_server: Server) -> None:
     command = [sys.executable, "-m", "langchain_vers.embedded", "serve", "--engine", "process", "--data-dir", str(own_server.data_dir)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert "Another server is running" in second.stderr
     assert "Traceback" not in second.stderr

@@ -38,7 +38,7 @@ async def ok(engine: ProcessEngine, vm_id: str, command: str) -> str:
     return output.decode().strip()
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

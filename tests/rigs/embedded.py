@@ -36,7 +36,7 @@ class EmbeddedVers:
         try:
             os.waitpid(self.info.pid, 0)
         except ChildProcessError:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while psutil.pid_exists(self.info.pid):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -84,7 +84,7 @@ class SmallDiskVers(EmbeddedVers):
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (info := find_running(self.data_dir)) is None:
             assert process.poll() is None, (self.data_dir.parent / "log").read_text()
             assert time.monotonic() < deadline
@@ -94,4 +94,4 @@ class SmallDiskVers(EmbeddedVers):
 
     def close(self) -> None:
         super().close()
-        self._process.wait(20)
+        self._process.wait(60)

@@ -23,7 +23,7 @@ class NetworkThread:
 
     def do(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coro, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coro, self.loop).result(60)
 
     async def _end(self) -> None:
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -35,7 +35,7 @@ class NetworkThread:
     def close(self) -> None:
         self.do(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self.loop.close()
 
 

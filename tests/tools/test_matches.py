@@ -230,13 +230,13 @@ def test_output_is_bounded(engine: Engine, tmp_path: Path) -> None:
 
 def test_one_file(tree: Path) -> None:
     search = Search("alpha")
-    if shutil.which("rg"):
-        done = subprocess.run(["sh", "-c", rg_command(search, "ignored.log")], cwd=tree, capture_output=True, check=True)
-        assert [match.text for match in parse_rg(done.stdout).matches] == ["alpha ignored"]
-        done = subprocess.run(["sh", "-c", rg_command(search, "bin.dat")], cwd=tree, capture_output=True, check=True)
-        assert parse_rg(done.stdout) == Found([], True)
     done = subprocess.run(["sh", "-c", grep_command(search)], cwd=tree, capture_output=True, check=True, input=grep_input(["ignored.log"]))
     assert [match.text for match in parse_grep(done.stdout).matches] == ["alpha ignored"]
+    require("rg", "ripgrep")
+    done = subprocess.run(["sh", "-c", rg_command(search, "ignored.log")], cwd=tree, capture_output=True, check=True)
+    assert [match.text for match in parse_rg(done.stdout).matches] == ["alpha ignored"]
+    done = subprocess.run(["sh", "-c", rg_command(search, "bin.dat")], cwd=tree, capture_output=True, check=True)
+    assert parse_rg(done.stdout) == Found([], True)
 
 
 def test_format() -> None:
