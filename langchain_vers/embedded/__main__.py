@@ -1,5 +1,5 @@
 """`python -m langchain_vers.embedded`: the server process (see `server.py`)."""
 
-from .server import main
+from langchain_vers.embedded.server import main
 
 raise SystemExit(main())

@@ -69,8 +69,8 @@ def build_mask(tree: str, target: Path, *, own_directories: bool) -> None:
     """Make the layer that goes on top of a host folder, in the new folder `target`.
 
     It hides (by whiteouts) every file, folder, socket, pipe and device that others on the host may not read. With `own_directories` it
-    also holds the folders themselves (of /usr the upper four levels): for an ordinary user they are somebody else's otherwise, and nothing could be installed
-    there.
+    also holds the folders themselves (of /usr the upper four levels): for an ordinary user they are somebody else's otherwise, and nothing
+    could be installed there.
 
     Raises:
         OSError: the tools are missing or the disk is full.

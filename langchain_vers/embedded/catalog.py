@@ -7,12 +7,19 @@ from uuid import uuid4
 
 from starlette.responses import Response
 
+from langchain_vers.embedded.fleet import Fleet, as_uuid
+from langchain_vers.embedded.http import Answer, Call, Handler
+from langchain_vers.embedded.requests import (
+    CreateRepository,
+    CreateTag,
+    SetEnvironment,
+    SetVisibility,
+    UpdateCommit,
+    UpdateTag,
+    query_number,
+)
+from langchain_vers.embedded.store import Commit, Repository, Setting, Store, Tag, now
 from langchain_vers.errors import BadInput, Conflict, Gone
-
-from .fleet import Fleet, as_uuid
-from .http import Answer, Call, Handler
-from .requests import CreateRepository, CreateTag, SetEnvironment, SetVisibility, UpdateCommit, UpdateTag, query_number
-from .store import Commit, Repository, Setting, Store, Tag, now
 
 
 def _tag_key(tag_name: str, repository: str | None) -> str:

@@ -29,13 +29,15 @@ class EngineError(RuntimeError):
 class Engine(ABC):
     """Makes machines out of a base or a snapshot, runs processes in them, freezes them, and copies their disks.
 
-    `data_dir` is the engine's own folder (0700). Machines whose processes ended with the server are still listed by `stored()` afterwards, and
-    `start` brings them up again from their disk.
+    `data_dir` is the engine's own folder (0700). Machines whose processes ended with the server are still listed by `stored()` afterwards,
+    and `start` brings them up again from their disk.
     """
 
     name: str
     isolation: str
     """One sentence: what a machine of this engine is kept apart from, and what not."""
+    limits: str
+    """One sentence: which of the resources of a `MachineSpec` are enforced, and which not."""
     keeps_memory: bool
     """Whether a snapshot holds running processes (True) or the disk alone (False)."""
 

@@ -1,6 +1,6 @@
 """Processes that the HTTP API runs in a machine: one-shot runs, and sessions that outlive the client which started them.
 
-A process's output reaches a `Sink` chunk by chunk; a slow sink slows the process down. SSH sessions have their own bridge (`ssh.py`).
+A process's output reaches a `Sink` chunk by chunk; a slow sink slows the process down. SSH sessions have a bridge of their own (`bridge`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import uuid4
 
+from langchain_vers.embedded.store import now
 from langchain_vers.errors import DiskFull
-
-from .store import now
 
 Spawn = Callable[..., Awaitable[Process]]
 """`Fleet.spawn` with the machine already given."""

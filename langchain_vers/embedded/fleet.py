@@ -17,12 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from langchain_vers.embedded.engine import Engine, EngineError, MachineSpec
+from langchain_vers.embedded.execution import Spawn, output_of
+from langchain_vers.embedded.keys import new_identity
+from langchain_vers.embedded.store import Commit, Identity, Store, Vm, now
 from langchain_vers.errors import BadInput, Conflict, Gone
-
-from .engine import Engine, EngineError, MachineSpec
-from .execution import Spawn, output_of
-from .keys import new_identity
-from .store import Commit, Identity, Store, Vm, now
 
 MAX_BRANCHES = 100
 _log = logging.getLogger(__name__)

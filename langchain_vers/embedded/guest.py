@@ -36,7 +36,7 @@ _LINKS = (
     ("pts/ptmx", "ptmx"),
 )
 # Files of /proc that belong to the host as a whole. An ordinary uid cannot write them anyway; where a machine's root is the host's uid 0
-# (no mapped mounts, see `warden`) this is what keeps it from, say, kernel.core_pattern.
+# (no mapped mounts, see `rights`) this is what keeps it from, say, kernel.core_pattern.
 _PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats", "kmsg")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1

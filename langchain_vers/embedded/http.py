@@ -18,11 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from langchain_vers.embedded.engine import EngineError
+from langchain_vers.embedded.fleet import StateConflict, as_uuid
+from langchain_vers.embedded.requests import Body, parse_body
 from langchain_vers.errors import BadInput, Conflict, Denied, DiskFull, Gone, Missing, Unsupported, VersError, WrongKind
-
-from .engine import EngineError
-from .fleet import StateConflict, as_uuid
-from .requests import Body, parse_body
 
 MAX_BODY = 128 * 1024 * 1024
 """Bytes of a request body; a file of 64 MiB in base64 is 86."""

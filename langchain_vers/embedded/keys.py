@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .store import Identity
+from langchain_vers.embedded.store import Identity
 
 DOMAIN = "vm.vers.sh"
 _CA_LIFETIME = timedelta(days=3650)

@@ -20,9 +20,8 @@ from typing import IO
 
 import httpx
 
-from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Unreachable
-
-from .state import (
+from langchain_vers.embedded.state import (
+    DEFAULT_ENGINE,
     LAUNCH_LOCK_FILE,
     LOG_FILE,
     ServerState,
@@ -31,6 +30,7 @@ from .state import (
     process_start_time,
     read_state,
 )
+from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Unreachable
 
 _POLL = 0.02
 _LOG_LINES = 15
@@ -76,13 +76,14 @@ def find_running(data_dir: Path | None = None) -> ServerInfo | None:
     )
 
 
-def ensure_running(data_dir: Path | None = None, *, engine: str = "namespaces", timeout: float = 30.0) -> ServerInfo:
+def ensure_running(data_dir: Path | None = None, *, engine: str | None = None, timeout: float = 30.0) -> ServerInfo:
     """The server of this folder; started, detached from this process, if there is none. `timeout` is in seconds.
 
-    Two processes that call this at once get the same server.
+    Without `engine`, a server that runs is taken as it is, and one that is started gets the engine of the folder's last server, which made
+    the machines there. A folder that no server has used gets `namespaces`. Two processes that call this at once get the same server.
 
     Raises:
-        Conflict: a server with another engine is running on the folder.
+        Conflict: a server with another engine than the one asked for is running on the folder.
         Unreachable: the server ended before it answered; the message holds what it last said.
         DeadlineExceeded: it did not answer in time.
         Denied: the folder cannot be used.
@@ -97,8 +98,8 @@ def ensure_running(data_dir: Path | None = None, *, engine: str = "namespaces", 
         except OSError as error:
             raise Denied(f"The folder {folder} of the embedded Vers cannot be used: {error}.") from error
         with _launch_lock(folder, deadline):
-            running = find_running(folder) or _start(folder, engine, deadline)
-    if running.engine != engine:
+            running = find_running(folder) or _start(folder, engine or _last_engine(folder), deadline)
+    if engine is not None and running.engine != engine:
         raise Conflict(
             f"The embedded Vers on {folder} runs with the engine {running.engine}, not {engine}; "
             "stop it with 'langchain-vers stop', or use another data folder."
@@ -163,6 +164,11 @@ def _launch_lock(folder: Path, deadline: float) -> Iterator[None]:
                     raise DeadlineExceeded(f"Another process has been starting the embedded Vers on {folder} for too long.") from None
                 time.sleep(_POLL)
         yield
+
+
+def _last_engine(folder: Path) -> str:
+    state = read_state(folder)
+    return DEFAULT_ENGINE if state is None else state.engine
 
 
 def _start(folder: Path, engine: str, deadline: float) -> ServerInfo:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
+from contextlib import suppress
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -45,6 +47,7 @@ _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_IDMAP = 0x00100000
 _CAPABILITY_VERSION_3 = 0x20080522
+_MFD_EXEC = 0x10  # Linux 6.3; without it the kernel may log a warning
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -140,3 +143,17 @@ def pause_program() -> bytes | None:
     header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, number, 1, 0x400000 + start, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, start + len(code), start + len(code), 0x10000)
     return header + segment + code
+
+
+def pause_file() -> int | None:
+    """A sealed file in memory with the program for pid 1; None where that cannot be (`guest.become_init` then uses the disk's `sleep`)."""
+    program = pause_program()
+    if program is None:
+        return None
+    for flags in (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
+        with suppress(OSError):
+            fd = os.memfd_create("vers-init", flags)
+            os.write(fd, program)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+            return fd
+    return None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from langchain_vers.embedded.engine import EngineError
+from langchain_vers.embedded.execution import Finished, Spawn, output_of
 from langchain_vers.errors import BadInput, Denied, DiskFull, Missing, VersError, WrongKind
-
-from .engine import EngineError
-from .execution import Finished, Spawn, output_of
 
 _MISSING, _WRONG_KIND, _DENIED, _NO_FOLDER, _FULL = 40, 41, 42, 43, 44
 

@@ -1,8 +1,8 @@
 """The engine `namespaces`: machines out of Linux namespaces and overlays, over this machine's own system folders. Needs no image and no
 root.
 
-This module decides what a machine is made of and in which order things happen. How it is done is elsewhere: `warden` and `guest`
-(processes, mounts), `freezer` (pause), `layers` (disks), `base_system` (what a new machine finds).
+This module decides in which order things happen. How they are done is elsewhere: `warden` and `guest` (processes, mounts), `freezer`
+(pause), `layers` (disks), `foundation` and `base_system` (what a machine is made of), `obstacles` (what is missing on this host).
 
 In a machine, `rename(2)` of a folder that comes from an earlier layer answers EXDEV, as in other overlay-based containers; `mv` copies
 then.
@@ -14,18 +14,17 @@ import asyncio
 import errno
 import fcntl
 import os
-import shutil
-import stat
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from langchain_vers.embedded import base_system, layers
+from langchain_vers.embedded import base_system, foundation, layers
 from langchain_vers.embedded.engine import Engine, EngineError, MachineSpec
-from langchain_vers.embedded.guest import Overlay, Plan
+from langchain_vers.embedded.foundation import Foundation
+from langchain_vers.embedded.obstacles import known_obstacles
 from langchain_vers.embedded.warden_link import GuestProcess, WardenError, WardenLink
 from langchain_vers.errors import BadInput, DiskFull
 
@@ -42,51 +41,6 @@ _RIGHTS = {
     "same": "Its root has the uid of the host's root (this file system cannot map owners), without that user's privileges on the host.",
     "user": "Its root is the server's own user on the host, and its only user; the host's files can be replaced, not changed in place.",
 }
-_TOOLS = ("cp", "rm", "find")
-_SETTINGS = {
-    "kernel.unprivileged_userns_clone": "0",
-    "user.max_user_namespaces": "0",
-    "kernel.apparmor_restrict_unprivileged_userns": "1",
-}
-
-
-def remedies(settings: Mapping[str, str], *, root: bool, overlay: bool, missing: Iterable[str], release: tuple[int, int]) -> list[str]:
-    """What on this host is known to keep the engine from working, each with what to change.
-
-    `settings` are the host's values of sysctls (those that exist), `overlay` whether the kernel knows overlayfs, `missing` the tools that
-    are not on the PATH, `release` the kernel's version.
-    """
-    found = []
-    if release < (5, 11):
-        found.append(f"Linux {release[0]}.{release[1]} cannot mount an overlay in a user namespace: use Linux 5.11 or later.")
-    if not overlay:
-        found.append("The kernel has no overlayfs: load it with `modprobe overlay`.")
-    found += [f"The tool `{tool}` is not on the PATH: install coreutils and findutils." for tool in missing]
-    for name, bad in _SETTINGS.items():
-        if settings.get(name) == bad and (name.startswith("user.") or not root):
-            good = {"0": "1", "1": "0"}[bad] if not name.startswith("user.") else "10000"
-            found.append(f"User namespaces are off ({name} is {bad}): set it with `sysctl -w {name}={good}` as root.")
-    return found
-
-
-def _known_obstacles() -> list[str]:
-    if sys.platform != "linux":
-        return [f"Namespaces are a feature of Linux, and this is {sys.platform}: use the engine `process`."]
-    settings = {}
-    for name in _SETTINGS:
-        path = Path("/proc/sys", *name.split(".", 1))
-        if path.exists():
-            settings[name] = path.read_text().strip()
-    filesystems = Path("/proc/filesystems").read_text().split()
-    modules = Path("/lib/modules", os.uname().release, "kernel/fs/overlayfs")
-    major, minor = os.uname().release.split(".")[:2]
-    return remedies(
-        settings,
-        root=os.geteuid() == 0,
-        overlay="overlay" in filesystems or modules.exists(),
-        missing=[tool for tool in _TOOLS if shutil.which(tool) is None],
-        release=(int(major), int("".join(letter for letter in minor if letter.isdigit()) or "0")),
-    )
 
 
 class NamespacesEngine(Engine):
@@ -95,8 +49,9 @@ class NamespacesEngine(Engine):
     name = "namespaces"
     keeps_memory = False
     isolation = (
-        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's system"
-        " folders are readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out of reach."
+        "Own processes, users, network (loopback only), host name and disk, by Linux namespaces on the host's kernel; the host's "
+        "system folders are readable as far as everyone on the host may read them, its homes, keys, temporary files and services are out "
+        "of reach."
     )
     limits = (
         "CPU, memory and disk sizes are not enforced; only memory-backed folders (/dev/shm, /run) keep within the memory size asked for."
@@ -111,8 +66,7 @@ class NamespacesEngine(Engine):
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._running: dict[str, asyncio.Future[None]] = {}
         self._paused: set[str] = set()
-        self._base: str | None = None
-        self._masks = Path()
+        self._foundation: Foundation | None = None
         self._trees: list[str] = []
         self._specs: dict[str, MachineSpec] = {}
         self._lock_file: int | None = None
@@ -121,7 +75,7 @@ class NamespacesEngine(Engine):
 
     async def check(self) -> list[str]:
         """See `Engine.check`. Makes a machine, runs a program in it, and deletes it again."""
-        found = await asyncio.to_thread(_known_obstacles)
+        found = await asyncio.to_thread(known_obstacles)
         if found:
             return found
         trial = f"check-{uuid.uuid4().hex}"
@@ -145,7 +99,7 @@ class NamespacesEngine(Engine):
             return self._link
 
     async def _open(self) -> None:
-        obstacles = await asyncio.to_thread(_known_obstacles)
+        obstacles = await asyncio.to_thread(known_obstacles)
         if obstacles:
             raise EngineError(" ".join(obstacles))
         link = WardenLink(self._machine_ended, self._link_lost)
@@ -163,11 +117,10 @@ class NamespacesEngine(Engine):
         self.isolation = f"{type(self).isolation} {_RIGHTS[link.rights]}"
         try:
             # Whoever ran here before is gone, and with it every mount of these: a warden does not outlive its server.
-            garbage = await asyncio.to_thread(self._sweep)
-            await self._remove(link, garbage)
-            if self._base is None:
+            await self._remove(link, await asyncio.to_thread(foundation.garbage, self._disks, self._foundation))
+            if self._foundation is None:
                 own = link.rights == "user"
-                self._base, self._masks = await asyncio.to_thread(self._build_base, own_directories=own)
+                self._foundation = await asyncio.to_thread(foundation.build, self._disks, self._trees, own_directories=own)
         except BaseException:
             await link.close()
             raise
@@ -183,20 +136,6 @@ class NamespacesEngine(Engine):
             os.close(lock)
             raise EngineError(f"Another server uses {self.data_dir}: stop it, or give this one a folder of its own.") from None
         self._lock_file = lock
-
-    def _sweep(self) -> list[Path]:
-        kept = [self._base] if self._base else []
-        masks = [path for path in (self.data_dir / "masks").iterdir() if path != self._masks]
-        return [*(self.data_dir / "trash").iterdir(), *masks, *self._disks.collect(kept)]
-
-    def _build_base(self, *, own_directories: bool) -> tuple[str, Path]:
-        made = self._disks.scratch()
-        base_system.build_root(made / "root", self._trees)
-        masks = self.data_dir / "masks" / uuid.uuid4().hex[:12]
-        masks.mkdir()
-        for tree in self._trees:
-            base_system.build_mask(tree, masks / base_system.key_of(tree), own_directories=own_directories)
-        return self._disks.adopt(made), masks
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -241,9 +180,9 @@ class NamespacesEngine(Engine):
                 raise
 
     def _store_new(self, vm_id: str, snapshot: str | None) -> None:
-        assert self._base is not None
+        assert self._foundation is not None
         if snapshot is None:
-            below = [self._base]
+            below = [self._foundation.base]
         else:
             _require_name(snapshot)
             try:
@@ -254,38 +193,10 @@ class NamespacesEngine(Engine):
             raise BadInput(f"There is a machine {vm_id} already.", machine_id=vm_id)
         self._disks.publish("vms", vm_id, below)
 
-    def _prepare(self, vm_id: str) -> Plan:
-        """Lay out a stored machine's folders for its start, and say what is to be mounted."""
-        folder = self.data_dir / "vms" / vm_id
-        below = self._disks.layers("vms", vm_id)
-        memory = self._specs.get(vm_id, MachineSpec()).mem_size_mib
-        overlays: list[Overlay] = []
-        for tree in ("", *self._trees):
-            key = base_system.key_of(tree) or "root"
-            stacked = [f"layers/{layer}/{key}" for layer in below]
-            if tree:
-                stacked.append(str(self._masks.relative_to(self.data_dir) / key))
-            present = [path for path in stacked if (self.data_dir / path).is_dir()]
-            upper = folder / "upper" / key
-            if not upper.exists():
-                upper.mkdir(parents=True)
-                status = (self.data_dir / present[0]).stat()
-                if os.geteuid() == 0:
-                    os.chown(upper, status.st_uid, status.st_gid)
-                upper.chmod(stat.S_IMODE(status.st_mode))
-            (folder / "work" / key).mkdir(parents=True, exist_ok=True)
-            overlays.append(
-                {
-                    "target": tree,
-                    "lower": [*(f"disk/{path}" for path in present), *([f"lower/{key}"] if tree else [])],
-                    "upper": f"disk/vms/{vm_id}/upper/{key}",
-                    "work": f"disk/vms/{vm_id}/work/{key}",
-                }
-            )
-        return {"hostname": f"vers-{vm_id[:12]}", "overlays": overlays, "tmpfs": f"{memory}m" if memory else "50%"}
-
     async def _start(self, link: WardenLink, vm_id: str) -> None:
-        plan = await asyncio.to_thread(self._prepare, vm_id)
+        assert self._foundation is not None
+        memory = self._specs.get(vm_id, MachineSpec()).mem_size_mib
+        plan = await asyncio.to_thread(foundation.plan, self._disks, self._foundation, self._trees, vm_id, memory)
         self._running[vm_id] = asyncio.get_running_loop().create_future()
         starting = asyncio.ensure_future(link.request("start", vm=vm_id, plan=plan))
         try:
@@ -340,7 +251,7 @@ class NamespacesEngine(Engine):
     async def _erase(self, link: WardenLink, kind: layers.Kind, name: str) -> None:
         async with self._storing:
             gone = await asyncio.to_thread(self._disks.discard, kind, name)
-            unused = await asyncio.to_thread(self._disks.collect, [self._base] if self._base else [])
+            unused = await asyncio.to_thread(self._disks.collect, [self._foundation.base] if self._foundation else [])
         await self._remove(link, [*([gone] if gone else []), *unused])
 
     async def _remove(self, link: WardenLink, paths: Sequence[Path]) -> None:

@@ -23,10 +23,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from langchain_vers.errors import BadInput, Conflict, Unsupported, VersError
-
-from .engine import Engine, EngineError
-from .state import (
+from langchain_vers.embedded.engine import Engine, EngineError
+from langchain_vers.embedded.state import (
+    DEFAULT_ENGINE,
     LOCK_FILE,
     SERVER_FILE,
     ServerState,
@@ -36,6 +35,7 @@ from .state import (
     process_start_time,
     read_state,
 )
+from langchain_vers.errors import BadInput, Conflict, Unsupported, VersError
 
 API_KEY_VARIABLE = "VERS_EMBEDDED_API_KEY"
 ENGINES = {
@@ -50,13 +50,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. `port` and `ssh_port` 0 mean a free one."""
+    """How to serve. `port` and `ssh_port` 0 mean that of the folder's last server if it is still free, else any free one."""
 
     data_dir: Path
     host: str = "127.0.0.1"
     port: int = 0
     ssh_port: int = 0
-    engine: str = "namespaces"
+    engine: str = DEFAULT_ENGINE
     api_key: str | None = field(default=None, repr=False)
     """None: `$VERS_EMBEDDED_API_KEY`, else the key of the last time, else a new random one."""
 
@@ -96,15 +96,18 @@ def _alone(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _api_key(options: Options) -> str:
-    known = read_state(options.data_dir)
+def _api_key(options: Options, known: ServerState | None) -> str:
     key = options.api_key or os.environ.get(API_KEY_VARIABLE) or (known.api_key if known else "") or f"vers-{secrets.token_urlsafe(32)}"
     if not key.isascii() or not key.isprintable() or " " in key:
         raise BadInput("The API key may only hold printable ASCII characters without blanks.")
     return key
 
 
-def _listener(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+def _listener(family: socket.AddressFamily, host: str, port: int, last: int) -> socket.socket:
+    """Listen on that port; for 0 on the folder's last one if it can be had, so that clients which hold the old address find us there."""
+    if port == 0 and last != 0:
+        with contextlib.suppress(OSError):
+            return _listener(family, host, last, 0)
     # asyncio sets TCP_NODELAY only where the protocol is named; without it an answer's body waits 40 ms for the client's delayed ACK.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -122,11 +125,11 @@ async def serve(options: Options) -> None:
     try:
         import uvicorn  # noqa: PLC0415 - these packages are an extra: without them the error must be ours
 
-        from .api import build_app  # noqa: PLC0415
-        from .fleet import Fleet  # noqa: PLC0415
-        from .keys import ensure_tls, server_context, write_private  # noqa: PLC0415
-        from .ssh import SshFront  # noqa: PLC0415
-        from .store import Store  # noqa: PLC0415
+        from langchain_vers.embedded.api import build_app  # noqa: PLC0415
+        from langchain_vers.embedded.fleet import Fleet  # noqa: PLC0415
+        from langchain_vers.embedded.keys import ensure_tls, server_context, write_private  # noqa: PLC0415
+        from langchain_vers.embedded.ssh import SshFront  # noqa: PLC0415
+        from langchain_vers.embedded.store import Store  # noqa: PLC0415
     except ImportError as error:
         raise Unsupported(f"{INSTALL_HINT} ({error.name} is missing).") from error
 
@@ -139,7 +142,8 @@ async def serve(options: Options) -> None:
     _require_loopback(options.host)
     make_data_dir(options.data_dir)
     with _alone(options.data_dir), contextlib.ExitStack() as clean_up:
-        api_key = _api_key(options)
+        known = read_state(options.data_dir)
+        api_key = _api_key(options, known)
         engine = load_engine(options.engine, options.data_dir)
         front: SshFront | None = None
         try:
@@ -157,9 +161,11 @@ async def serve(options: Options) -> None:
                 loop.add_signal_handler(number, stop.set)
                 clean_up.callback(loop.remove_signal_handler, number)
             family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-            listener = clean_up.enter_context(_listener(family, options.host, options.port))
+            listener = clean_up.enter_context(_listener(family, options.host, options.port, known.port if known else 0))
+            ssh_listener = clean_up.enter_context(_listener(family, options.host, options.ssh_port, known.ssh_port if known else 0))
+            ssh_port = ssh_listener.getsockname()[1]
             front = SshFront(fleet, server_context(tls))
-            ssh_port = await front.listen(options.host, options.ssh_port)
+            await front.listen(ssh_listener)
             config = uvicorn.Config(
                 build_app(fleet, api_key=api_key, ssh_port=ssh_port),
                 lifespan="off",
@@ -230,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=0)
     command.add_argument("--ssh-port", type=int, default=0)
-    command.add_argument("--engine", choices=sorted(ENGINES), default="namespaces")
+    command.add_argument("--engine", choices=sorted(ENGINES), default=DEFAULT_ENGINE)
     parsed = parser.parse_args(argv)
     return run(
         Options(

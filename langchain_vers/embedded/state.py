@@ -9,11 +9,14 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 SERVER_FILE = "server.json"
 LOCK_FILE = "server.lock"
 LAUNCH_LOCK_FILE = "launch.lock"
 LOG_FILE = "server.log"
+DEFAULT_ENGINE = "namespaces"
+"""The engine of a folder that no server has used yet."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class ServerState:
     pid: int | None
     start_time: str | None
     """What tells this process from a later one with the same number."""
+
+    @property
+    def port(self) -> int:
+        """Where the API listens, or did."""
+        return urlsplit(self.url).port or 0
 
 
 def default_data_dir() -> Path:

@@ -2,12 +2,8 @@
 
 It makes namespaces, starts processes in them, freezes them, reaps them, and tells the server how they ended. It is the parent of every
 machine's pid 1 and lives as long as its socket to the server: when either dies, all machines do, however they died. Which disks a machine
-is made of is decided by the server (`layers`, `namespaces`). Standard library only; started by `command()`.
-
-Rights. Started as root, machines get uids of their own that mean nothing on the host (0 in the machine is `FIRST_UID` outside), and
-mounts of the host's folders and of the engine's disk translate between the two. Where the file system cannot do that, ids are the same
-inside and outside. Started as an ordinary user, the warden first enters a user namespace where that user is root; a machine has that one
-uid only.
+is made of is decided by the server (`layers`, `namespaces`); what it may do on the host is in `rights`, how it forks and reaps in
+`children`, what happens inside a machine in `guest`. Standard library only; started by `command()`.
 
 Wire format, both ways: u32be length and that many bytes of JSON. File descriptors travel with the first bytes of their request.
 """
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import array
 import errno
-import fcntl
 import json
 import os
 import select
@@ -29,12 +24,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-from langchain_vers.embedded import freezer, guest, linux
-
-FIRST_UID = 0x70000000
-"""First of the 65536 host uids that machines have when the warden is root; above every range that systemd or `useradd` hands out."""
+from langchain_vers.embedded import freezer, guest, linux, rights
+from langchain_vers.embedded.children import Children, Forked, Message, explain
 
 _BOOT = """
 import sys, types
@@ -43,11 +36,6 @@ for name, path in (("langchain_vers", {package!r}), ("langchain_vers.embedded", 
 from langchain_vers.embedded import warden
 warden.main(sys.argv[1:])
 """
-
-Rights = Literal["mapped", "same", "user"]
-"""How a machine's uids relate to the host's: a range of their own, the same, or the one user's."""
-
-Message = dict[str, Any]
 
 
 def command(data_dir: Path, trees: Sequence[str], fd: int) -> list[str]:
@@ -58,13 +46,6 @@ def command(data_dir: Path, trees: Sequence[str], fd: int) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", boot, str(fd), str(data_dir), *trees]
 
 
-_MFD_EXEC = 0x10  # Linux 6.3; without it the kernel may log a warning
-
-
-def _nothing() -> None:
-    pass
-
-
 @dataclass
 class _Machine:
     init: int
@@ -73,46 +54,23 @@ class _Machine:
     frozen: freezer.Frozen | None = None
 
 
-@dataclass
-class _Child:
-    """A forked process: what to do when it ends with an exit code (-n: signal n), and how to read what it reports."""
-
-    ended: Callable[[int], None]
-    read: Callable[[], None] = _nothing
-
-
-@dataclass
-class _Process:
-    """The number of a forked process, once it is known."""
-
-    pid: int = 0
-
-
 class Warden:
     """The loop: requests come in, processes end, answers and events go out."""
 
     def __init__(self, link: socket.socket, data_dir: str, trees: Sequence[str]) -> None:
         self._link = link
         self._selector = selectors.DefaultSelector()
-        self._children: dict[int, _Child] = {}
         self._machines: dict[str, _Machine] = {}
         self._inbox = bytearray()
         self._fds: list[int] = []
         self._stage = f"{data_dir}/stage"
-        self.rights = enter(data_dir, trees)
-        self._own_pidns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._init_program = _pause_file()
-        self._wake_r, wake_w = os.pipe()
-        os.set_blocking(self._wake_r, False)
-        os.set_blocking(wake_w, False)
-        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        self.rights = rights.enter(data_dir, trees)
+        self._init_program = linux.pause_file()
+        self._children = Children(self._selector, returnable=self.rights != "user")
 
     def run(self) -> None:
         """Serve until the server's end of the socket closes."""
         self._selector.register(self._link, selectors.EVENT_READ, self._receive)
-        self._selector.register(self._wake_r, selectors.EVENT_READ, self._reap)
         self._send({"event": "ready", "rights": self.rights})
         while True:
             for key, _ in self._selector.select():
@@ -123,12 +81,7 @@ class Warden:
     def finish(self) -> None:
         """End all machines and tools, and wait until they are gone."""
         signal.alarm(10)  # the kernel ends the machines with us in any case
-        for pid in self._children:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+        self._children.finish()
 
     # Messages
 
@@ -156,108 +109,10 @@ class Warden:
             try:
                 getattr(self, f"_do_{request['op']}")(request, fds)
             except OSError as error:
-                self._send({"id": request["id"], **_explain(error)})
+                self._send({"id": request["id"], **explain(error)})
             finally:
                 for fd in fds:
                     os.close(fd)
-
-    # Children
-
-    def _reap(self) -> None:
-        with suppress(BlockingIOError):
-            while os.read(self._wake_r, 512):
-                pass
-        for child in list(self._children.values()):
-            child.read()  # how a process began is told before how it ended, and some are known by their parents' reports only
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if known := self._children.pop(pid, None):
-                known.read()
-                known.ended(os.waitstatus_to_exitcode(status))
-
-    def _fork(
-        self, body: Callable[[int], None], heard: Callable[[bytes], None], closed: Callable[[], None], ended: Callable[[int], None]
-    ) -> int:
-        """Fork a child that runs `body` with a descriptor to write lines to.
-
-        `body` ends in `exec`, `_exit`, or an OSError, which is reported.
-        """
-        report_r, report_w = os.pipe()
-        try:
-            pid = os.fork()
-        except OSError:
-            os.close(report_r)
-            raise
-        else:
-            if pid == 0:
-                _run_child(body, report_w)
-        finally:
-            os.close(report_w)
-        os.set_blocking(report_r, False)
-        buffer = bytearray()
-
-        def read() -> None:
-            try:
-                while chunk := os.read(report_r, 1 << 16):
-                    buffer.extend(chunk)
-                    while b"\n" in buffer:
-                        line, _, rest = bytes(buffer).partition(b"\n")
-                        buffer[:] = rest
-                        heard(line)
-            except BlockingIOError:
-                return
-            self._selector.unregister(report_r)
-            os.close(report_r)
-            child.read = _nothing
-            closed()
-
-        child = self._children[pid] = _Child(ended, read)
-        self._selector.register(report_r, selectors.EVENT_READ, read)
-        return pid
-
-    def _fork_inside(
-        self,
-        machine: _Machine | None,
-        body: Callable[[int], None],
-        heard: Callable[[bytes], None],
-        closed: Callable[[], None],
-        ended: Callable[[int], None],
-    ) -> _Process:
-        """Like `_fork`, in the pid namespace of a machine."""
-        if machine is None:
-            return _Process(self._fork(body, heard, closed, ended))
-        if self.rights != "user":
-            linux.setns(machine.pidns, linux.CLONE_NEWPID)
-            try:
-                return _Process(self._fork(body, heard, closed, ended))
-            finally:
-                linux.setns(self._own_pidns, linux.CLONE_NEWPID)
-        # There is no way back for us into the host's pid namespace: somebody else has to go, and leaves us the child when it ends.
-        process = _Process()
-
-        def go(report: int) -> None:
-            linux.setns(machine.pidns, linux.CLONE_NEWPID)
-            pid = os.fork()
-            if pid == 0:
-                body(report)
-                os._exit(127)
-            os.write(report, b"%d\n" % pid)
-            os._exit(0)
-
-        def heard_first(line: bytes) -> None:
-            if line.isdigit():
-                process.pid = int(line)
-                self._children[process.pid] = _Child(ended)
-            else:
-                heard(line)
-
-        self._fork(go, heard_first, closed, lambda _: None)
-        return process
 
     def _machine(self, request: Message) -> _Machine:
         machine = self._machines.get(request["vm"])
@@ -304,10 +159,10 @@ class Warden:
         def heard(line: bytes) -> None:
             if line == b"unshared":
                 try:
-                    _write_maps(builder, self.rights)
+                    rights.write_maps(builder, self.rights)
                     os.write(mapped_w, b"1")
                 except OSError as error:
-                    failures.append(_explain(error))
+                    failures.append(explain(error))
                     os.kill(builder, signal.SIGKILL)
             elif line.isdigit():
                 inits.append(int(line))
@@ -325,9 +180,9 @@ class Warden:
                 pidns = os.open(f"/proc/{init}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
                 self._machines[vm_id] = _Machine(init, os.pidfd_open(init), pidns)
             except OSError as error:
-                self._send({"id": request["id"], **(failures[0] if failures else _explain(error))})
+                self._send({"id": request["id"], **(failures[0] if failures else explain(error))})
             else:
-                self._children[init] = _Child(lambda _: self._ended(vm_id))
+                self._children.adopt(init, lambda _: self._ended(vm_id))
                 self._send({"id": request["id"], "pid": init})
 
         def builder_ended(code: int) -> None:
@@ -335,7 +190,7 @@ class Warden:
                 os.write(go_w, b"1")
 
         try:
-            builder = self._fork(body, heard, closed, builder_ended)
+            builder = self._children.fork(body, heard, closed, builder_ended)
         except OSError:
             os.close(mapped_w)
             os.close(go_w)
@@ -389,7 +244,13 @@ class Warden:
             if not failures:
                 self._send({"event": "exit", "pid": process.pid, "code": code})
 
-        process = self._fork_inside(machine, body, lambda line: failures.append(json.loads(line)), closed, ended)
+        def heard(line: bytes) -> None:
+            failures.append(json.loads(line))
+
+        if machine is None:
+            process = Forked(self._children.fork(body, heard, closed, ended))
+        else:
+            process = self._children.fork_into(machine.pidns, body, heard=heard, closed=closed, ended=ended)
 
     def _do_signal(self, request: Message, fds: list[int]) -> None:
         # Nobody else reaps our children: the number is that process's as long as it is in the table.
@@ -441,128 +302,15 @@ class Warden:
             if answers and isinstance(answers[0], list):
                 done(answers[0])
             else:
-                lost = _explain(OSError(errno.ESRCH, "the machine ended"))
+                lost = explain(OSError(errno.ESRCH, "the machine ended"))
                 self._send({"id": request["id"], **(answers[0] if answers else lost)})
 
         try:
-            self._fork_inside(machine, body, lambda line: answers.append(json.loads(line)), closed, lambda _: None)
+            self._children.fork_into(
+                machine.pidns, body, heard=lambda line: answers.append(json.loads(line)), closed=closed, ended=lambda _: None
+            )
         finally:
             os.close(handle)
-
-
-def _run_child(body: Callable[[int], None], report: int) -> NoReturn:
-    """The life of a forked child: it never returns into the warden's loop."""
-    try:
-        body(report)
-    except OSError as error:
-        os.write(report, json.dumps(_explain(error)).encode() + b"\n")
-    except (TypeError, ValueError) as error:  # an argument with a zero byte, for one
-        os.write(report, json.dumps({"error": str(error), "errno": errno.EINVAL}).encode() + b"\n")
-    finally:
-        os._exit(127)
-
-
-def _explain(error: OSError) -> Message:
-    text = error.strerror or str(error)
-    return {"error": f"{text} ({error.filename})" if error.filename else text, "errno": error.errno}
-
-
-# Rights
-
-
-def enter(data_dir: str, trees: Sequence[str]) -> Rights:
-    """Get the rights that making machines needs, and lay out the stage: `disk` is the engine's folder, `lower` the host's, `root` is empty.
-
-    Raises:
-        OSError: user or mount namespaces are not to be had.
-    """
-    rights: Rights = "same"
-    try:
-        linux.unshare(linux.CLONE_NEWNS)
-    except PermissionError:
-        rights = "user"
-        uid, gid = os.geteuid(), os.getegid()
-        linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    stage = f"{data_dir}/stage"
-    Path(stage).mkdir(exist_ok=True)
-    # The stage hides nothing of the disk, which is reached through the folder opened here.
-    linux.mount("tmpfs", stage, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
-    for name in ("root", "lower"):
-        Path(stage, name).mkdir()
-    names = {"disk": data_dir, **{f"lower/{tree.replace('/', '-')}": f"/{tree}" for tree in trees}}
-    if rights == "same" and _mount_mapped(stage, names):
-        return "mapped"
-    for name, source in names.items():
-        Path(stage, name).symlink_to(source)
-    return rights
-
-
-def _mount_mapped(stage: str, names: dict[str, str]) -> bool:
-    """Mount each folder with its owners moved into the machines' range; False (and nothing mounted) if one cannot be."""
-    ready_r, ready_w = os.pipe()
-    done_r, done_w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(done_w)
-        os.close(ready_r)
-
-        def body(_: int) -> None:
-            linux.unshare(linux.CLONE_NEWUSER)
-            os.write(ready_w, b"1")
-            os.read(done_r, 1)
-
-        _run_child(body, ready_w)
-    os.close(ready_w)
-    os.close(done_r)
-    mounted: list[str] = []
-    try:
-        if os.read(ready_r, 1) != b"1":
-            return False
-        _write_maps(pid, "mapped")
-        userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            for name, source in names.items():
-                Path(stage, name).mkdir()
-                mounted.append(f"{stage}/{name}")
-                linux.mount_mapped(source, f"{stage}/{name}", userns)
-        finally:
-            os.close(userns)
-    except OSError:
-        for path in reversed(mounted):
-            with suppress(OSError):
-                linux.unmount(path)
-            Path(path).rmdir()
-        return False
-    finally:
-        os.close(ready_r)
-        os.close(done_w)
-        os.waitpid(pid, 0)
-    return True
-
-
-def _write_maps(pid: int, rights: Rights) -> None:
-    """Give a process's new user namespace its uids and gids."""
-    line = {"mapped": f"0 {FIRST_UID} 65536", "same": "0 0 65536", "user": "0 0 1"}[rights]
-    for name in ("uid_map", "gid_map"):
-        Path(f"/proc/{pid}/{name}").write_text(line)
-
-
-def _pause_file() -> int | None:
-    """A sealed file in memory with the program for pid 1; None where that cannot be (`guest.become_init` then uses the disk's `sleep`)."""
-    program = linux.pause_program()
-    if program is None:
-        return None
-    for flags in (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | _MFD_EXEC, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
-        with suppress(OSError):
-            fd = os.memfd_create("vers-init", flags)
-            os.write(fd, program)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-            return fd
-    return None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -573,7 +321,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         warden = Warden(link, data_dir, trees)
     except OSError as error:
-        data = json.dumps({"event": "unable", **_explain(error)}).encode()
+        data = json.dumps({"event": "unable", **explain(error)}).encode()
         link.sendall(struct.pack(">I", len(data)) + data)
         return
     with suppress(EOFError, ConnectionError):

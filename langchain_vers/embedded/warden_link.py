@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_vers.embedded import warden
+from langchain_vers.embedded.rights import Rights
 
 _START_TIMEOUT = 20.0
 
@@ -34,6 +35,7 @@ class GuestProcess(Process):
         pid: int,
         exit_code: asyncio.Future[int],
         signaller: Callable[[int, int], None],
+        *,
         stdin: asyncio.StreamWriter | None,
         stdout: asyncio.StreamReader | None,
         stderr: asyncio.StreamReader | None,
@@ -98,7 +100,7 @@ class WardenLink:
     """A running warden. `lost` is called when it is gone, with all its machines; `ended` when a machine has ended."""
 
     def __init__(self, ended: Callable[[str], None], lost: Callable[[], None]) -> None:
-        self.rights: warden.Rights = "user"
+        self.rights: Rights = "user"
         self._ended, self._lost = ended, lost
         self._process: Process | None = None
         self._socket: socket.socket | None = None
@@ -257,8 +259,14 @@ class WardenLink:
         finally:
             for fd in mine:
                 os.close(fd)
-        streams = (await _writer(ours[0]), await _reader(ours[1]), await _reader(ours[2]))
-        return GuestProcess(answer["pid"], answer["exit"], self._signal, *streams)
+        return GuestProcess(
+            answer["pid"],
+            answer["exit"],
+            self._signal,
+            stdin=await _writer(ours[0]),
+            stdout=await _reader(ours[1]),
+            stderr=await _reader(ours[2]),
+        )
 
     def _signal(self, pid: int, number: int) -> None:
         if self._socket is None:

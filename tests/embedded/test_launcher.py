@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -104,6 +107,37 @@ def test_stop_and_start_keep_key_machines_and_disks(folder: Path) -> None:
     api = Api(second)
     assert api.run(vm_id, "cat file")["stdout"] == "kept\n"
     api.close()
+
+
+def test_the_engine_once_chosen_is_kept(folder: Path) -> None:
+    first = launcher.ensure_running(folder, engine="process")
+    assert launcher.ensure_running(folder) == first
+    launcher.stop(folder)
+    second = launcher.ensure_running(folder)
+    assert (second.engine, second.pid != first.pid) == ("process", True)
+    # Also after one that did not end in good order.
+    psutil.Process(second.pid).kill()
+    wait_for(lambda: process_start_time(second.pid) is None)
+    assert launcher.ensure_running(folder).engine == "process"
+
+
+def test_the_address_is_kept_while_nobody_else_has_it(folder: Path) -> None:
+    first = launcher.ensure_running(folder, engine="process")
+    launcher.stop(folder)
+    second = launcher.ensure_running(folder, engine="process")
+    assert (second.base_url, second.ssh_endpoint) == (first.base_url, first.ssh_endpoint)
+    process = psutil.Process(second.pid)
+    process.kill()
+    process.wait(15)  # to its last thread: the ports are its as long as one is left
+    with ExitStack() as others:
+        taken = {urlsplit(first.base_url).port, first.ssh_endpoint[1]}
+        for port in taken:
+            others.enter_context(socket.create_server(("127.0.0.1", port)))
+        third = launcher.ensure_running(folder, engine="process")
+        assert taken.isdisjoint({urlsplit(third.base_url).port, third.ssh_endpoint[1]})
+        api = Api(third)
+        api("GET", "/vms", 200)
+        api.close()
 
 
 def test_a_stale_file_is_not_believed(folder: Path) -> None:

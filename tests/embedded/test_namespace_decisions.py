@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from langchain_vers.embedded.guest import hosts_file
-from langchain_vers.embedded.namespaces import remedies
+from langchain_vers.embedded.obstacles import remedies
 
 
 def test_remedies_name_the_setting() -> None:

@@ -52,13 +52,20 @@ def lives(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("where", ["local", "vm"])
-def test_killing_a_job_kills_its_whole_tree(where: str, make_toolkit: Any) -> None:
+@pytest.fixture(params=["local", "vm"])
+def jobs(request: pytest.FixtureRequest, make_toolkit: Any) -> Iterator[tuple[Hands, str, str]]:
+    """Tools, a job with a tree of processes, and another one; both are ended afterwards, whatever the test did."""
     hands = Hands(make_toolkit())
-    if where == "vm":
+    if request.param == "vm":
         hands.ok("vers_vm_create")
-    other = hands.ok("bash", command="exec sleep 1004", background=True).artifact["job_id"]
-    job = hands.ok("bash", command=TREE, background=True).artifact["job_id"]
+    started = [str(hands.ok("bash", command=command, background=True).artifact["job_id"]) for command in (TREE, "exec sleep 1004")]
+    yield hands, started[0], started[1]
+    for job in started:
+        hands.ok("bash_kill", job_id=job)
+
+
+def test_killing_a_job_kills_its_whole_tree(jobs: tuple[Hands, str, str]) -> None:
+    hands, job, other = jobs
     deadline = time.monotonic() + 20
     while "planted" not in str((report := hands.ok("bash_output", job_id=job)).content):
         assert time.monotonic() < deadline, report.content
