@@ -14,7 +14,7 @@ import binascii
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, SupportsIndex
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,10 @@ class VmState(StrEnum):
         unknown._name_ = value
         unknown._value_ = value
         return unknown
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[VmState], tuple[str]]:
+        """By value: early releases of Python 3.11 pickle a member by its name, and one that is not registered has none to be found by."""
+        return type(self), (self.value,)
 
 
 class VmUpdateStateEnum(StrEnum):

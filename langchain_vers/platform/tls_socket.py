@@ -126,7 +126,8 @@ class TLSSocket(asyncio.Protocol):
             self._transport.write(data)
 
     def _close_transport(self) -> None:
-        if self._transport is not None:
+        # A second close() would make a later abort() fail on early releases of Python 3.11.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 
     @property

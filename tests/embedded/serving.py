@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,5 +175,7 @@ async def ssh(info: ServerInfo, vm_id: str, key: str, *, username: str = "root",
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
         for each in (writer, far_writer):
-            each.transport.abort()
+            # TLS transports of early releases of Python 3.11 that were closed twice have nothing left to abort.
+            with suppress(AttributeError):
+                each.transport.abort()
         await asyncio.sleep(0)  # lets the aborted transports close their sockets
