@@ -14,7 +14,7 @@ import binascii
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, SupportsIndex
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -52,7 +52,7 @@ class VmState(StrEnum):
         unknown._value_ = value
         return unknown
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[VmState], tuple[str]]:
+    def __reduce_ex__(self, protocol: object) -> tuple[type[VmState], tuple[str]]:
         """By value: early releases of Python 3.11 pickle a member by its name, and one that is not registered has none to be found by."""
         return type(self), (self.value,)
 

