@@ -131,12 +131,12 @@ __vers_write() {
   if [ -L "$__p" ]; then __p=$(readlink -f -- "$__p") || __vers_fail missing; fi
   [ ! -d "$__p" ] || __vers_fail isdir
   case $__p in */) __vers_fail isdir ;; */*) __d=${__p%/*} __d=${__d:-/} ;; *) __d=. ;; esac
-  if [ ! -d "$__d" ]; then __s=$(mkdir -p -- "$__d" 2>&1) || __vers_fail "$__s"; fi
-  [ -w "$__d" ] || __vers_fail denied
   if [ -e "$__p" ]; then
     [ -f "$__p" ] || __vers_fail notfile
     [ -w "$__p" ] || __vers_fail denied
   fi
+  if [ ! -d "$__d" ]; then __s=$(mkdir -p -- "$__d" 2>&1) || __vers_fail "$__s"; fi
+  [ -w "$__d" ] || __vers_fail denied
   __size=$3 __m=$4 __expect=$5 __own= __fix=
   if [ -e "$__p" ]; then
     set -- $(stat -L -c '%a %u:%g' -- "$__p")

@@ -14,6 +14,7 @@ import importlib
 import ipaddress
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -210,6 +211,9 @@ def run(options: Options) -> int:
     """Serve in this process; the exit status. Failures to begin are told on stderr in one sentence."""
     # What a machine's processes inherit must not depend on who starts the server. Secrets are written with mode 0600 in a folder of 0700.
     os.umask(0o022)
+    # Five descriptors for each session: the 1,024 that an ordinary user begins with are enough for 200 of them at most.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # asyncssh tells every channel at level INFO, with the command in it.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)

@@ -236,13 +236,23 @@ class Warden:
     def _follow(self, request: Message, body: Callable[[int], None], machine: _Machine | None = None) -> None:
         """Fork `body`; answer when it has become a program or failed to, tell when it ended."""
         failures: list[Message] = []
+        exits: list[Message] = []
+        answered = False
 
         def closed() -> None:
+            nonlocal answered
+            answered = True
             self._send({"id": request["id"], **(failures[0] if failures else {"pid": process.pid})})
+            tell()
 
         def ended(code: int) -> None:
-            if not failures:
-                self._send({"event": "exit", "pid": process.pid, "code": code})
+            exits.append({"event": "exit", "pid": process.pid, "code": code})
+            tell()
+
+        def tell() -> None:
+            # A short process may be reaped before its pipe is seen to be closed; the other side must know of it first.
+            if answered and exits and not failures:
+                self._send(exits.pop())
 
         def heard(line: bytes) -> None:
             failures.append(json.loads(line))
