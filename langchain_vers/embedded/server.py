@@ -46,6 +46,7 @@ ENGINES = {
 INSTALL_HINT = 'The embedded Vers needs packages that are not installed; install them with: pip install "langchain-vers[embedded]"'
 _KEEP_ALIVE_SECONDS = 75
 _GRACE_SECONDS = 2
+_OPEN_FILES = 65536
 _log = logging.getLogger(__name__)
 
 
@@ -212,8 +213,10 @@ def run(options: Options) -> int:
     # What a machine's processes inherit must not depend on who starts the server. Secrets are written with mode 0600 in a folder of 0700.
     os.umask(0o022)
     # Five descriptors for each session: the 1,024 that an ordinary user begins with are enough for 200 of them at most.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # asyncssh tells every channel at level INFO, with the command in it.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
