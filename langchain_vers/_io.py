@@ -201,13 +201,16 @@ class IOThread:
                 return
 
             async def close_all() -> None:
-                closers = list(self._closers.values())
-                self._closers.clear()
-                await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
-                tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                while True:
+                    closers = list(self._closers.values())
+                    self._closers.clear()
+                    await asyncio.gather(*(closer() for closer in closers), return_exceptions=True)
+                    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+                    if not self._closers:
+                        break  # otherwise a connection was just being opened, and wants to be closed as well
                 await loop.shutdown_asyncgens()
                 await asyncio.sleep(0)  # connections that were given up while they were being opened close their sockets in the next round
 
