@@ -3,7 +3,9 @@
 .PHONY: all help demo test test-full lint format bench clean
 .DEFAULT_GOAL := help
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python that is new enough and really starts: a version manager's stand-ins are there and do not.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
@@ -17,7 +19,7 @@ help:
 	@echo "make bench      measure, side by side with the peers"
 
 $(VENV)/.python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "langchain-vers needs Python 3.11 or newer")'
+	@test -n "$(PYTHON)" || { echo "langchain-vers needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
