@@ -73,7 +73,7 @@ class IOThread:
         return loop is self._loop and self._thread is not None and self._thread.is_alive()
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine on the I/O thread in a copy of the caller's context. Cancelling the future cancels the task."""
+        """Start a coroutine on the I/O thread in a copy of the caller's context. The future cannot be cancelled; `run` and `on_io` can."""
         context = contextvars.copy_context()
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         done.set_running_or_notify_cancel()
@@ -83,7 +83,7 @@ class IOThread:
         def start() -> None:
             handle.attach(loop.create_task(coro, context=context))
 
-        done.handle = handle  # type: ignore[attr-defined]  # the future is ours: `cancel_and_wait` finds its task here
+        done.handle = handle  # type: ignore[attr-defined]  # the future is ours: `_cancel` finds its task here
         loop.call_soon_threadsafe(start)
         return done
 

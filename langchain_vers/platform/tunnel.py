@@ -32,8 +32,8 @@ _OPENINGS = 4
 up.
 """
 _BULK = 256 * 1024
-"""Bytes from which a send gets a thread of its own: less than any server's first window, so that smaller ones do not wait for the
-machine.
+"""Bytes from which a send does not keep others of its connection waiting: less than any server's first window, so that smaller ones
+do not wait for the machine.
 """
 _LINGER_SECONDS = 5.0
 """How long a shell that has ended its output may take to tidy up before its channel is closed over its head."""
