@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from benchmarks import connections, latency, machines, roundtrips, throughput
+from benchmarks import connections, latency, machines, roundtrips, throughput, versions
 from benchmarks.rig import Row, rig
 
 PARTS = {
@@ -16,6 +16,7 @@ PARTS = {
     "transfers": throughput.transfers,
     "connections": connections.measure,
     "machines": machines.measure,
+    "versions": versions.measure,
     "flood": throughput.flood,
 }
 

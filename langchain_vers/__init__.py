@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from langchain_vers.backends.base import Backend, Snapshots
     from langchain_vers.backends.local import LocalBackend
     from langchain_vers.backends.vers import VersBackend
+    from langchain_vers.checkpoint import VersSaver
     from langchain_vers.context import BackendContext
     from langchain_vers.errors import VersError
     from langchain_vers.platform import VersClient
     from langchain_vers.toolkit import VersToolkit
+    from langchain_vers.workers import on_branch
 
 # Imported when they are asked for: the command line and the embedded server must not wait for LangChain.
 _HOMES = {
@@ -28,7 +30,9 @@ _HOMES = {
     "VersBackend": "backends.vers",
     "VersClient": "platform",
     "VersError": "errors",
+    "VersSaver": "checkpoint",
     "VersToolkit": "toolkit",
+    "on_branch": "workers",
 }
 
 __all__ = [
@@ -40,7 +44,9 @@ __all__ = [
     "VersBackend",
     "VersClient",
     "VersError",
+    "VersSaver",
     "VersToolkit",
+    "on_branch",
 ]
 
 

@@ -14,6 +14,7 @@ class Attachment(BaseModel):
         commit: the version of the machine that this point of the history is known to equal, None if none was made.
         cwd: the working directory that the thread's last command left; None is the backend's own default.
         host_key: the SSH host key's fingerprint that the machine showed first ("SHA256:..."), None where there is none.
+        shared: whether the machine is deliberately used by others too; such a machine is followed, and never versioned or rewound.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,12 +24,13 @@ class Attachment(BaseModel):
     commit: str | None = None
     cwd: str | None = None
     host_key: str | None = None
+    shared: bool = False
 
     def same_machine(self, other: Attachment | None) -> bool:
         """Whether both are on one machine, wherever in it."""
         return other is not None and (self.backend, self.machine_id) == (other.backend, other.machine_id)
 
-    def moved(self, **changes: str | None) -> Attachment:
+    def moved(self, **changes: str | bool | None) -> Attachment:
         """The same with some facts changed."""
         return self.model_copy(update=changes)
 

@@ -17,27 +17,33 @@ import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import SecretStr
 
-from langchain_vers._io import on_io, run
+from langchain_vers import workers
+from langchain_vers._io import io, on_io, run
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.vers import VersBackend
-from langchain_vers.errors import BadInput, Denied, Gone, VersError
+from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
+from langchain_vers.idle import check_seconds
 from langchain_vers.link import Account, Link, abandon
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.turns import Place, Turns
+from langchain_vers.versions import Arrival, Versions
+from langchain_vers.whereabouts import Whereabouts
 
 STATUS_SECONDS = 3.0
 """How long `status` may take to learn a machine's state."""
 THREAD_LABEL = "langchain-vers-thread"
-"""The label that tells which thread made a VM. It names no VM: a thread's id may be the beginning of another VM's."""
+"""The label that tells which thread made a VM."""
+_OWN_LABELS = "langchain-vers-"
+"""Labels that name no VM: a thread's id may be the beginning of another VM's."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Route:
 
     backend: Backend
     attachment: Attachment
+    arrival: Arrival | None = None
+    """What it took to have the machine where the conversation is; None for machines that are not versioned."""
 
     @property
     def cwd(self) -> str | None:
@@ -85,6 +93,7 @@ class BackendContext:
         api_key, base_url, ssh_endpoint, ca_file: the platform, as for `Credentials` and `Endpoints`; default: the environment, then the
             configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
         data_dir: the embedded Vers's folder, if not its default.
+        idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class BackendContext:
         ssh_endpoint: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        idle_pause: float | None = None,
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
@@ -107,44 +117,89 @@ class BackendContext:
             ssh_endpoint,
             None if ca_file is None else Path(ca_file),
             None if data_dir is None else Path(data_dir),
+            check_seconds(idle_pause),
         )
         self._link: Link | None = None
         self._home_vm = vm
         self.local = LocalBackend(None if isinstance(local, bool) else local)
-        self._threads: dict[str | None, Attachment] = {}
+        self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
         self._registered: dict[str, Backend] = {}
         self._turns = Turns()
 
     # --- routing ---
 
-    async def route(self, place: Place) -> Route:
-        """The backend that a call at this place goes to. Coroutine of the I/O thread.
+    async def route(self, place: Place, attachment: Attachment | None = None) -> Route:
+        """The backend that a call at this place goes to, its machine in the state that the conversation says. Coroutine of the I/O thread.
 
         Raises:
             Denied: the thread has no machine, and local work is not allowed.
-            Conflict: an earlier call of the same message was to move the thread, and did not.
+            Conflict: an earlier call of the same message was to move the thread, and did not; or the machine is another process's.
+            Gone: the machine, or the commit that it would be restored from, does not exist any more.
         """
-        attachment = await self.attachment_at(place)
-        return Route(await self.backend_of(attachment), attachment)
+        attachment = attachment or await self.attachment_at(place)
+        versions = self.versions_of(place)
+        if versions is None or place.position is None or not _versioned(attachment):
+            return Route(await self.backend_of(attachment), attachment)
+        arrival = await versions.arrive(place.position, attachment, nearest=bool(place.settings.get("vers_nearest")))
+        backend = await self.backend_of(arrival.attachment)
+        assert isinstance(backend, VersBackend)
+        return Route(backend.guarded(versions.guard(None)), arrival.attachment, arrival)
+
+    @asynccontextmanager
+    async def changing(self, place: Place, route: Route) -> AsyncIterator[Route]:
+        """Around what may change the machine of a route: the route to do it by."""
+        versions = self.versions_of(place)
+        attachment = route.attachment
+        if versions is None or place.position is None or not _versioned(attachment) or attachment.machine_id is None:
+            yield route
+            return
+        backend = await self.machine(attachment.machine_id, attachment.host_key)
+        async with versions.changing(place.position, attachment.machine_id, backend) as guarded:
+            yield replace(route, backend=guarded)
 
     async def attachment_at(self, place: Place) -> Attachment:
         """The attachment that holds at a place: the thread's, as the earlier calls of the same message have left it."""
-        return await self._turns.attachment_at(place, await self.attachment(place.thread))
+        return await self._turns.attachment_at(place, await self._found(place))
+
+    async def _found(self, place: Place) -> Attachment:
+        versions = self.versions_of(place)
+        if place.lane and self.whereabouts.remembered(place.holder) is None:
+            known = None if versions is None or place.position is None else versions.ledger.place(place.position)
+            if known is None:
+                return await workers.branch(self, place, versions)
+        return await self.whereabouts.at(place, versions)
+
+    def versions_of(self, place: Place) -> Versions | None:
+        """What keeps the versions of the thread's machine; None if its graph's checkpointer is no `VersSaver`.
+
+        Raises:
+            BadInput: the saver was made with another context, or the run stores no checkpoints that machines could follow.
+        """
+        versions = getattr(place.saver, "versions", None)
+        if not isinstance(versions, Versions) or place.position is None:
+            return None
+        if versions.context is not self:
+            raise BadInput("the tools and the VersSaver of this graph have different contexts; make both with the same BackendContext")
+        if place.settings.get("__pregel_durability") == "exit":
+            raise BadInput(
+                'a run with durability="exit" stores no checkpoint before it ends, so that no version of the machine could be kept; '
+                'nothing was run: use "async" or "sync"'
+            )
+        return versions
 
     async def attachment(self, thread: str | None) -> Attachment:
-        """A thread's attachment; its backend is "local" as long as the thread has no machine."""
-        if thread not in self._threads and self._home_vm is not None:
-            start = Attachment(backend="vers", machine_id=await self.resolve_vm(self._home_vm))
-            self._threads.setdefault(thread, start)
-        return self._threads.get(thread, HERE)
+        """Where a thread was last; its backend is "local" as long as the thread has no machine."""
+        return await self.whereabouts.last(thread)
 
-    def _keep(self, thread: str | None, attachment: Attachment) -> None:
-        """Remember where a thread is. One that is where every thread begins needs no entry: there may be very many threads."""
+    async def _beginning(self) -> Attachment:
+        """Where threads begin."""
+        if self._home_vm is None:
+            return HERE
+        return Attachment(backend="vers", machine_id=await self.resolve_vm(self._home_vm))
+
+    def _is_beginning(self, attachment: Attachment) -> bool:
         here = attachment == HERE or (attachment.backend == "local" and attachment == HERE.moved(cwd=self.local.home))
-        if here and self._home_vm is None:
-            self._threads.pop(thread, None)
-        else:
-            self._threads[thread] = attachment
+        return here and self._home_vm is None
 
     async def backend_of(self, attachment: Attachment) -> Backend:
         """The live backend of an attachment; its connections open on first use."""
@@ -182,7 +237,7 @@ class BackendContext:
 
         Calls of the message that stand behind it wait until it has ended, and are refused if it raises.
         """
-        current = await self.attachment(place.thread)
+        current = await self._found(place)
         self._turns.begin_move(place, current)
         moved: Attachment | None = None
         ended: Attachment | None = None
@@ -190,7 +245,7 @@ class BackendContext:
         def set_to(attachment: Attachment) -> None:
             nonlocal moved
             moved = attachment
-            self._keep(place.thread, attachment)
+            self.whereabouts.move(place, self.versions_of(place), attachment)
 
         try:
             before = await self._turns.attachment_at(place, current)
@@ -205,16 +260,42 @@ class BackendContext:
 
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
-        current = self._threads.get(place.thread, HERE)
-        if current.same_machine(route.attachment):
-            host_key = current.host_key or getattr(route.backend, "host_key", None)
-            self._keep(place.thread, current.moved(cwd=cwd or current.cwd, host_key=host_key))
+        facts = {"cwd": cwd, "host_key": route.attachment.host_key or getattr(route.backend, "host_key", None)}
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        self.whereabouts.learn(place, self.versions_of(place), route.attachment, **known)
 
     def forget_cwd(self, place: Place, route: Route) -> None:
         """Have the thread's next call start in the machine's default directory, because the one of this route is gone."""
-        current = self._threads.get(place.thread, HERE)
-        if current.same_machine(route.attachment) and current.cwd == route.cwd:
-            self._keep(place.thread, current.moved(cwd=None))
+        remembered = self.whereabouts.remembered(place.holder)
+        if remembered is not None and remembered.cwd == route.cwd:
+            self.whereabouts.learn(place, self.versions_of(place), route.attachment, cwd=None)
+
+    async def labels(self, place: Place) -> dict[str, str]:
+        """The labels of a VM that a call makes: which thread it is for, and of which database of conversations."""
+        if place.thread is None:
+            return {}
+        versions = self.versions_of(place)
+        return {THREAD_LABEL: place.thread} if versions is None else await io.blocking(versions.labels, place.thread)
+
+    def gone(self, place: Place, attachment: Attachment) -> None:
+        """A call has deleted its thread's own machine: it stays gone, and is not brought back for the next call."""
+        self.whereabouts.move(place, self.versions_of(place), attachment.moved(commit=None))
+
+    def used(self, place: Place, tool: str) -> None:
+        """A tool was used, for the history of the conversation's machines."""
+        try:
+            versions = self.versions_of(place)
+        except BadInput:
+            return
+        if versions is not None and place.position is not None:
+            versions.ledger.used(place.position, tool)
+
+    async def retake(self, place: Place, error: TakenOver) -> None:
+        """After a call that was refused because its machine is not this process's: learn what holds now, so that it can be repeated."""
+        versions = self.versions_of(place)
+        if versions is None or error.machine_id is None:
+            raise error
+        await versions.retake(error.machine_id)
 
     def register(self, name: str, backend: Backend) -> None:
         """Offer a further backend under a name.
@@ -232,8 +313,8 @@ class BackendContext:
         return dict(self._registered)
 
     def attached_threads(self, vm_id: str) -> list[str | None]:
-        """The threads that are attached to a VM."""
-        return [thread for thread, attachment in self._threads.items() if attachment.machine_id == vm_id]
+        """The threads (and workers of threads) that are attached to a VM."""
+        return self.whereabouts.holders(vm_id)
 
     # --- the platform ---
 
@@ -277,22 +358,25 @@ class BackendContext:
 
     # --- for programs ---
 
-    def attach(self, vm: str, config: RunnableConfig | None = None) -> Attachment:
-        """Attach a thread to a VM (id, unique prefix, label or alias) without asking whether it answers."""
-        return run(self._attach(vm, _thread(config)))
+    def attach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
+        """Attach a thread to a VM (id, unique prefix, label or alias) without asking whether it answers.
 
-    async def aattach(self, vm: str, config: RunnableConfig | None = None) -> Attachment:
+        `shared`: others work on it too, and the thread is to see what they do: a `VersSaver` then keeps the attachment and no versions.
+        """
+        return run(self._attach(vm, _thread(config), shared))
+
+    async def aattach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
         """See `attach`."""
-        return await on_io(self._attach(vm, _thread(config)))
+        return await on_io(self._attach(vm, _thread(config), shared))
 
-    async def _attach(self, vm: str, thread: str | None) -> Attachment:
-        attachment = Attachment(backend="vers", machine_id=await self.resolve_vm(vm))
-        self._threads[thread] = attachment
+    async def _attach(self, vm: str, thread: str | None, shared: bool) -> Attachment:
+        attachment = Attachment(backend="vers", machine_id=await self.resolve_vm(vm), shared=shared)
+        self.whereabouts.tell(thread, attachment)
         return attachment
 
     def detach(self, config: RunnableConfig | None = None) -> None:
         """Bring a thread back to this machine. The VM lives on."""
-        self._keep(_thread(config), HERE)
+        self.whereabouts.tell(_thread(config), HERE)
 
     def attached(self, config: RunnableConfig | None = None) -> Attachment:
         """A thread's attachment as it is now; its backend is "local" if the thread has no machine."""
@@ -313,7 +397,7 @@ class BackendContext:
             return "vers: offline"
 
     async def _status(self, thread: str | None) -> str:
-        attachment = self._threads.get(thread)
+        attachment = self.whereabouts.remembered(thread)
         machine_id = attachment.machine_id if attachment is not None and attachment.backend == "vers" else None
         try:
             async with asyncio.timeout(STATUS_SECONDS):
@@ -362,6 +446,11 @@ class BackendContext:
         await self.aclose()
 
 
+def _versioned(attachment: Attachment) -> bool:
+    """Whether the machine of an attachment goes back in time with the conversation."""
+    return attachment.backend == "vers" and attachment.machine_id is not None and not attachment.shared
+
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -376,7 +465,7 @@ def _thread(config: RunnableConfig | None) -> str | None:
 
 
 def _labelled(labels: Mapping[str, str], name: str) -> bool:
-    return any(name in {value, f"{key}={value}"} for key, value in labels.items() if key != THREAD_LABEL)
+    return any(name in {value, f"{key}={value}"} for key, value in labels.items() if not key.startswith(_OWN_LABELS))
 
 
 def _alias(name: str) -> str:

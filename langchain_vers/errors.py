@@ -7,6 +7,7 @@
       Missing            (FileNotFoundError)  a path does not exist
       WrongKind          (OSError)            a directory where a file is wanted, or the other way round
       Conflict                                something changed in between, or is in use
+        TakenOver                             another process works on the machine now
       Unreachable        (ConnectionError)    no answer, a broken connection, an identity that does not match
         Interrupted                           the connection broke while a command ran
       DeadlineExceeded   (TimeoutError)       a wait of ours ran out
@@ -62,6 +63,10 @@ class WrongKind(VersError, OSError):
 
 class Conflict(VersError):
     """Something changed in between, or is in use by somebody else."""
+
+
+class TakenOver(Conflict):
+    """Another process has taken over the machine; nothing was done on it."""
 
 
 class Unreachable(VersError, ConnectionError):

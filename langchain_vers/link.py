@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_vers._io import io
+from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import Denied, Unreachable
+from langchain_vers.idle import Rest
 from langchain_vers.platform import Credentials, Endpoints, VersClient
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Account:
     ssh_endpoint: str | None = None
     ca_file: Path | None = None
     data_dir: Path | None = None
+    idle_pause: float | None = None
+    """Seconds without a call after which a machine is paused; None: never."""
 
 
 class Link:
@@ -44,6 +48,10 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self.copying = asyncio.Lock()
         """Held by copies into or out of a folder of this machine that must not be left."""
+        self.gates: dict[str, Gate] = {}
+        """By VM: orders the calls that change it and its commits."""
+        self.bringing: dict[str, asyncio.Lock] = {}
+        """By VM: held while it is brought to the state that a conversation needs."""
         self._account = account
         self._client: VersClient | None = None
         self._server: ServerInfo | None = None
@@ -79,6 +87,8 @@ class Link:
         backend = self._machines.get(vm_id)
         if backend is None:
             backend = self._machines[vm_id] = VersBackend(client, vm_id, host_key=host_key)
+            if self._account.idle_pause is not None:
+                backend.rest = Rest(backend, client, self.gates.setdefault(vm_id, Gate()), self._account.idle_pause)
         elif backend.host_key is None:
             backend.host_key = host_key
         return backend

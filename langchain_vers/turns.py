@@ -15,6 +15,7 @@ from typing import Any
 
 from langchain_vers.attachment import Attachment
 from langchain_vers.errors import Conflict
+from langchain_vers.ledger import Key, Position, task_below
 
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
@@ -40,6 +41,21 @@ class Place:
     call_id: str | None = None
     refused: bool = False
     """Whether an earlier call of the message that was to move the thread has been answered with an error, without being carried out."""
+    position: Position | None = None
+    """Where it stands among the thread's checkpoints; None outside of a graph with a checkpointer."""
+    saver: object = None
+    """The checkpointer of the graph."""
+    lane: str = ""
+    """The worker on a branch of the thread's machine that makes the call; "" for the thread itself."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The `vers_*` entries of the run's config."""
+    recalled: tuple[str, Attachment] | None = None
+    """The last earlier call in the conversation, and where it left the thread."""
+
+    @property
+    def holder(self) -> str | None:
+        """Who is attached: the thread, or a worker of it."""
+        return self.thread if not self.lane else f"{self.thread}#{self.lane}"
 
 
 def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None
@@ -51,10 +67,16 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     thread = configurable.get("thread_id")
     thread = None if thread is None else str(thread)
     call_id = call_id or getattr(runtime, "tool_call_id", None)
+    lane = str(configurable.get("vers_branch") or "")
+    facts: dict[str, Any] = {"call_id": call_id, "lane": lane, "saver": configurable.get("__pregel_checkpointer")}
+    facts["settings"] = {key: value for key, value in configurable.items() if key.startswith(("vers_", "__pregel_durability"))}
+    if thread is not None:
+        facts["position"] = _position(thread, configurable, runtime, lane)
     messages = _messages(getattr(runtime, "state", None))
     message = _message_with(call_id, messages)
+    facts["recalled"] = _recalled(messages, message)
     if message is None:
-        return Place(thread, call_id=call_id)
+        return Place(thread, **facts)
     calls = message.tool_calls
     index = next(position for position, call in enumerate(calls) if call["id"] == call_id)
     movers = tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"]))
@@ -64,7 +86,40 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     # The checkpoint is there without a checkpointer, too: the same for all calls of the message, and another one when they are replayed.
     info = getattr(runtime, "execution_info", None)
     name = f"{message.id or '/'.join(str(call['id']) for call in calls)}@{getattr(info, 'checkpoint_id', None)}"
-    return Place(thread, name, index, tuple(i for i in movers if i not in settled), call_id, refused=any(settled.values()))
+    return Place(thread, name, index, tuple(i for i in movers if i not in settled), refused=any(settled.values()), **facts)
+
+
+def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: str) -> Position | None:  # noqa: ANN401  # as above
+    """Where a call stands, by what LangGraph puts into a task's config: the checkpoints around it, and its namespace."""
+    around = configurable.get("checkpoint_map")
+    inner = configurable.get("checkpoint_ns")
+    if not isinstance(around, Mapping) or not around or not isinstance(inner, str):
+        return None
+    namespaces = sorted(around, key=len)
+    children = [*namespaces[1:], inner]
+    runtime = runtime if runtime is not None else configurable.get("__pregel_runtime")
+    attempt = getattr(getattr(runtime, "execution_info", None), "node_attempt", 1)
+    return Position(
+        tuple(Key(thread, namespace, str(around[namespace])) for namespace in namespaces),
+        tuple(task_below(namespace, child) for namespace, child in zip(namespaces, children, strict=True)),
+        lane,
+        run=getattr(runtime, "stream_writer", None),
+        execution=configurable.get("__pregel_scratchpad"),
+        attempt=attempt,
+    )
+
+
+def _recalled(messages: Sequence[Any], message: Any) -> tuple[str, Attachment] | None:  # noqa: ANN401  # messages of any kind
+    """The last call before a message that says where it left the thread."""
+    before = messages if message is None else messages[: messages.index(message)]
+    for answer in reversed(before):
+        artifact = getattr(answer, "artifact", None)
+        if isinstance(artifact, Mapping) and isinstance(artifact.get("attachment"), Mapping):
+            try:
+                return str(getattr(answer, "tool_call_id", "")), Attachment.model_validate(artifact["attachment"])
+            except ValueError:
+                continue
+    return None
 
 
 def _messages(state: object) -> Sequence[Any]:
@@ -154,7 +209,7 @@ class Turns:
 
     def _turn(self, place: Place) -> _Turn:
         assert place.message is not None
-        key = (place.thread, place.message)
+        key = (place.holder, place.message)
         if key not in self._turns:
             self._turns[key] = _Turn()
             while len(self._turns) > _REMEMBERED:

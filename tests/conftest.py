@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from rigs.postgres import Postgres
+from rigs.savers import Databases
 
 from langchain_vers.embedded import launcher
 from langchain_vers.toolkit import VersToolkit
@@ -98,3 +100,22 @@ def make_isolated_toolkit(clean: Path, isolated_vers_data: Path, tmp_path: Path)
 def here(tmp_path: Path) -> Path:
     """Where the local work of a toolkit begins."""
     return tmp_path / "here"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, shared by the tests of a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            patch.delenv(name)
+        server = Postgres()
+        yield server
+        server.close()
+
+
+@pytest.fixture
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
+    """Makes empty databases for the savers of LangGraph. Only who asks for one of PostgreSQL needs it installed."""
+    made = Databases(tmp_path, lambda: request.getfixturevalue("postgres"))
+    yield made
+    made.close()

@@ -13,7 +13,9 @@ def test_public_names() -> None:
         "VersBackend",
         "VersClient",
         "VersError",
+        "VersSaver",
         "VersToolkit",
+        "on_branch",
     ]
     for name in langchain_vers.__all__:
         assert getattr(langchain_vers, name).__module__.startswith("langchain_vers.")

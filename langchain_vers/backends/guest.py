@@ -6,7 +6,7 @@ call. It needs a POSIX sh and coreutils (or busybox); where there is bash, bash 
 
 Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the
 directory that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not
-started (`cwd`: there is no such directory, `claimed`: its caller has given up on it).
+started (`cwd`: there is no such directory, `claimed`: its caller has given up on it, `owner`: another process has taken over the machine).
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that
@@ -86,6 +86,33 @@ __vers_exec() {
 __vers_fail() {
   printf '!%s\n' "$*"
   exit 0
+}
+
+# Whose the machine is and what its content is called: one line of fixed length, "<version> <owner> <seconds>", so that it can be replaced
+# in place: another session may be reading it. The age of the file is the owner's silence.
+__vers_state() {
+  __state=${XDG_STATE_HOME:-$HOME/.local/state}/langchain-vers/machine
+}
+
+# Fails if the machine is not $2's. Otherwise it is about to become version $1 (none: only a look), and stays $2's for $3 seconds.
+__vers_mine() {
+  __vers_state
+  IFS=' ' read -r __v __o __s 2>/dev/null <"$__state"
+  [ "$__o" = "$2" ] || return 1
+  [ -z "$1" ] || printf '%s %s %s\n' "$1" "$2" "$3" 1<>"$__state"
+} 2>/dev/null
+
+__vers_look() {
+  __vers_state
+  [ -f "$__state" ] || { printf '+\n'; return; }
+  printf '+%s %s\n' "$(cat "$__state")" "$(($(date +%s) - $(stat -c %Y "$__state")))"
+}
+
+__vers_take() {
+  __vers_state
+  umask 077
+  mkdir -p "${__state%/*}" && printf '%s %s %s\n' "$1" "$2" "$3" >"$__state.$$" && mv "$__state.$$" "$__state" || __vers_fail "$__state"
+  printf '+\n'
 }
 
 __vers_find() {
@@ -294,6 +321,13 @@ def call(function: str, *words: str | int | None) -> bytes:
     """The line that makes a waiting session run one of its functions. None is the empty word."""
     line = " ".join([f"__vers_{function}", *(quote("" if word is None else str(word)) for word in words)])
     return line.encode("utf-8", "surrogateescape") + b"\n"
+
+
+def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, command: bool) -> bytes:
+    """The same call for a machine that must be `owner`'s; `version` is what its content is called from now on, None: it stays."""
+    guard = call("mine", version, owner, f"{min(seconds, 999_999):06d}").rstrip(b"\n")
+    refusal = rb"{ printf 'xowner\0' >&2; exit 0; }" if command else b"__vers_fail owner"
+    return guard + b" || " + refusal + b"; " + line
 
 
 def shortened(line: bytes) -> bytes:

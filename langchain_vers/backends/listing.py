@@ -10,7 +10,7 @@ from typing import Literal
 
 from langchain_vers.backends.base import Entry, FileStat, Scan
 from langchain_vers.backends.globs import IgnoreRules, compile_glob
-from langchain_vers.errors import BadInput, Conflict, Denied, DiskFull, Missing, Unreachable, VersError, WrongKind
+from langchain_vers.errors import BadInput, Conflict, Denied, DiskFull, Missing, TakenOver, Unreachable, VersError, WrongKind
 
 Kind = Literal["file", "directory", "symlink", "other"]
 
@@ -134,6 +134,8 @@ def path_error(path: str, word: str, where: str, machine_id: str | None) -> Vers
         )
     elif word == "changed":
         error, text = Conflict, f"{path} has changed since it was read; nothing was written: read it again"
+    elif word == "owner":
+        error, text = TakenOver, f"another process has taken over {where}; nothing was done"
     elif word == "short":
         error, text = Unreachable, f"not all of {path} arrived; the old content is whole: try again"
     elif word == "denied" or "permission denied" in lowered or "not permitted" in lowered or "read-only" in lowered:

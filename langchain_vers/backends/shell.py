@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 import re
 import secrets
@@ -15,12 +16,14 @@ import shlex
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Self
 
 from langchain_vers.backends import guest, sessions
 from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
 from langchain_vers.backends.sessions import End, Process, Running, Session
-from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, Unreachable, VersError
+from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
+from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, TakenOver, Unreachable, VersError
 
 _SLICE = 1024 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -28,6 +31,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 class ShellBackend(Backend):
     """The primitives over sessions. A subclass implements `_session` (and `close`)."""
+
+    _guard: Guard | None = None
 
     @abstractmethod
     async def _session(self) -> Session:
@@ -61,7 +66,8 @@ class ShellBackend(Backend):
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
-        line = guest.shortened(guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES))
+        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
+        line = guest.shortened(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
         if end is End.LOST and not running.control.begun and await self._withdrawn(session):
@@ -125,6 +131,8 @@ class ShellBackend(Backend):
 
     def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
         control, tail = running.control, running.tail
+        if end is End.REFUSED and control.refused == "owner":
+            raise TakenOver(f"another process has taken over {self._where}; nothing was run", machine_id=self.machine_id)
         if end is End.REFUSED:
             raise Missing(
                 f"the working directory {cwd or '~'} does not exist on {self._where}; change to one that does (`cd` to an absolute path)",
@@ -186,6 +194,23 @@ class ShellBackend(Backend):
             machine_id=self.machine_id,
         )
 
+    # --- whose the machine is ---
+
+    def guarded(self, guard: Guard) -> Self:
+        """The same machine, over the same connections, for calls that may only be carried out while it is their process's."""
+        view = copy.copy(self)
+        view._guard = guard
+        return view
+
+    async def look(self) -> Stamp | None:
+        """What the machine's content is called and whose it is; None on a machine that was never taken."""
+        header, _ = await self._call("the machine's state", guest.call("look"))
+        return parse_stamp(header)
+
+    async def take(self, stamp: Stamp) -> None:
+        """Write down whose the machine is and what its content is called."""
+        await self._call("the machine's state", guest.call("take", *stamp.words()))
+
     # --- files ---
 
     async def read(self, path: str, *, cwd: str | None = None, offset: int = 0, length: int | None = None) -> FileRead:
@@ -212,7 +237,7 @@ class ShellBackend(Backend):
         check_version(expect)
         line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
         # Replacing a file twice with the same content is harmless; a comparison would fail the second time for what the first has done.
-        header, _ = await self._call(path, line, data, repeat=expect is None)
+        header, _ = await self._call(path, line, data, repeat=expect is None, changes=True)
         return parse_stat(header)
 
     async def stat(self, path: str, *, cwd: str | None = None) -> FileStat:
@@ -239,11 +264,15 @@ class ShellBackend(Backend):
         header, data = await self._call(path, line)
         return select(parse_scan(header, data, with_rules=not ignored), pattern=pattern, limit=limit)
 
-    async def _call(self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True) -> tuple[bytes, bytes]:
+    async def _call(
+        self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True, changes: bool = False
+    ) -> tuple[bytes, bytes]:
         """One call of a session's function: its header line (without the "+") and what followed. Errors of the path are raised.
 
-        `repeat`: whether it may be run once more when its connection broke.
+        `repeat`: whether it may be run once more when its connection broke; `changes`: whether it changes the machine.
         """
+        if self._guard is not None:
+            line = self._guard.around(line, command=False, changes=changes)
         try:
             answer = await self._answer(path, line, payload)
         except DeadlineExceeded:

@@ -5,20 +5,27 @@ Where the VM's key comes from and what a failed connection means is decided here
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import copy
 import ssl
+from typing import Self
 from weakref import WeakKeyDictionary
 
+from langchain_vers import idle
 from langchain_vers._io import io
 from langchain_vers.backends.base import Snapshots
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend
-from langchain_vers.errors import Conflict, Denied, Gone, Unreachable, VersError
+from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
 from langchain_vers.platform.client import VersClient
 from langchain_vers.platform.models import VmSshKeyResponse
-from langchain_vers.platform.tunnel import SSHConnection
+from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
 
 CONNECT_SECONDS = 30.0
+SILENT_SECONDS = 2.0
+"""A call that has had no sign of life for so long is reason to look whether the machine was paused under it."""
 DOMAIN = "vm.vers.sh"
 PORT = 443
 
@@ -43,15 +50,44 @@ class VersBackend(ShellBackend, Snapshots):
         self._client = client
         self._key: VmSshKeyResponse | None = None
         self._pool = SessionPool(self._connect, self._ready)
+        self._looks: set[asyncio.Task[None]] = set()
+        self.rest: idle.Rest | None = None
+        """What pauses the machine when it is idle, if anything does."""
+
+    def unwatched(self) -> Self:
+        """The same machine over the same connections, for calls that do not count as use of it."""
+        view = copy.copy(self)
+        view.rest = None
+        return view
 
     def __repr__(self) -> str:
         return f"VersBackend({self.machine_id!r})"
 
     async def _session(self) -> Session:
+        return await (self._take() if self.rest is None else self.rest.session(self._take))
+
+    async def _take(self) -> Session:
         try:
-            return await self._pool.take()
-        except Unreachable as error:
-            raise await self._diagnosed(error) from error
+            session = await self._pool.take()
+        except (Unreachable, DeadlineExceeded) as error:
+            if (reason := await self._diagnosed(error)) is not None:
+                raise reason from error
+            session = await self._pool.take()
+        process = session.process
+        assert isinstance(process, SSHProcess)
+        asyncio.get_running_loop().call_later(SILENT_SECONDS, self._suspect, process, process.received)
+        return session
+
+    def _suspect(self, process: SSHProcess, received: int) -> None:
+        """A session was taken a while ago: if nothing has come since, another process may have paused the machine meanwhile."""
+        if process.received == received and process.open:
+            task = asyncio.get_running_loop().create_task(self._look_after())
+            self._looks.add(task)
+            task.add_done_callback(self._looks.discard)
+
+    async def _look_after(self) -> None:
+        with contextlib.suppress(VersError):  # the call itself meets the reason, and reports it
+            await idle.wake(self._client, await self._client.get_vm(self.machine_id, deadline=10.0))
 
     @property
     def losses(self) -> int:
@@ -97,8 +133,8 @@ class VersBackend(ShellBackend, Snapshots):
             machine_id=self.machine_id,
         )
 
-    async def _diagnosed(self, error: Unreachable) -> VersError:
-        """What a failed connection means, after a look at the VM's state."""
+    async def _diagnosed(self, error: VersError) -> VersError | None:
+        """What a failed connection means, after a look at the VM's state; None if the VM was idle, and has been resumed."""
         try:
             vm = await self._client.get_vm(self.machine_id, deadline=10.0)
         except Gone:
@@ -106,6 +142,8 @@ class VersBackend(ShellBackend, Snapshots):
         except VersError:
             return error
         if vm.state in {"paused", "sleeping"}:
+            if await idle.wake(self._client, vm):
+                return None
             return Conflict(f"VM {self.machine_id} is {vm.state}; resume it with vers_vm_state (state running)", machine_id=self.machine_id)
         if vm.state in {"dead", "stopped", "not_started"}:
             return Gone(
@@ -129,8 +167,21 @@ class VersBackend(ShellBackend, Snapshots):
 
     async def retire(self) -> None:
         """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""
+        await self._stop_looking()
         await self._pool.retire()
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        await self._stop_looking()
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """Give the connections back. The next call opens them again."""
         await self._pool.close()
+
+    async def _stop_looking(self) -> None:
+        if self.rest is not None:
+            await self.rest.close()
+        for task in self._looks:
+            task.cancel()
+        await asyncio.gather(*self._looks, return_exceptions=True)

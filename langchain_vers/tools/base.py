@@ -8,7 +8,8 @@ Nothing here knows what a tool does.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
-from langchain_vers.errors import Missing, Unreachable, VersError
+from langchain_vers.errors import Missing, TakenOver, Unreachable, VersError
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
@@ -72,8 +73,15 @@ class Call:
     async def route(self) -> Route:
         """Where this call goes; remembered for the artifact."""
         self.attachment = await self.context.attachment_at(self.place)
-        self.taken = Route(await self.context.backend_of(self.attachment), self.attachment)
+        self.taken = await self.context.route(self.place, self.attachment)
+        self.attachment = self.taken.attachment
         return self.taken
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[Route]:
+        """Around a call that may change the machine: where it goes."""
+        async with self.context.changing(self.place, await self.route()) as route:
+            yield route
 
     def where(self) -> dict[str, Any]:
         """Where it went, for the artifact."""
@@ -197,11 +205,36 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
 async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> Answer:
     started = time.monotonic()
     try:
-        answer = await spec.run(call, **arguments)
+        try:
+            answer = await spec.run(call, **arguments)
+        except TakenOver as error:  # nothing was done; what is known of the machine is out of date
+            await call.context.retake(call.place, error)
+            answer = await spec.run(call, **arguments)
     except VersError as error:
         answer = await _failure(call, error)
-    artifact = {**_NOWHERE, **call.where(), "duration_ms": round((time.monotonic() - started) * 1000, 1), **answer.artifact}
-    return Answer(answer.content, artifact, answer.error)
+    call.context.used(call.place, spec.name)
+    took = round((time.monotonic() - started) * 1000, 1)
+    artifact = {**_NOWHERE, **call.where(), "duration_ms": took, **answer.artifact, **_left(call)}
+    return Answer(_noticed(call, answer.content), artifact, answer.error)
+
+
+def _left(call: Call) -> dict[str, Any]:
+    """Where the thread is after a call: what a restarted process, or one that goes back in the conversation, goes on from."""
+    left = call.context.whereabouts.known(call.place.holder)
+    facts: dict[str, Any] = {} if left is None else {"attachment": left.model_dump(exclude_none=True, exclude_defaults=True)}
+    arrival = call.taken.arrival if call.taken is not None else None
+    if arrival is not None and arrival.notice is not None:
+        facts |= {"restored_from": arrival.restored_from, "restore_ms": arrival.milliseconds}
+    return facts
+
+
+def _noticed(call: Call, content: Content) -> Content:
+    """What the model reads, after a word about the machine if it was not simply there."""
+    arrival = call.taken.arrival if call.taken is not None else None
+    if arrival is None or arrival.notice is None:
+        return content
+    notice = f"[{arrival.notice}]"
+    return f"{notice}\n{content}" if isinstance(content, str) else [{"type": "text", "text": notice}, *content]
 
 
 async def _failure(call: Call, error: VersError) -> Answer:

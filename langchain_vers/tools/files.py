@@ -97,11 +97,11 @@ async def _whole(backend: Backend, path: str, cwd: str | None, found: FileRead) 
 
 
 async def write(call: Call, *, path: str, content: str) -> Answer:
-    route = await call.route()
-    where, cwd = route.locate(path)
     data = _encoded(content, "content")
-    await route.backend.write(where, data, cwd=cwd)
-    call.context.note(call.place, route)
+    async with call.changing() as route:
+        where, cwd = route.locate(path)
+        await route.backend.write(where, data, cwd=cwd)
+        call.context.note(call.place, route)
     return Answer(f"Wrote {len(data)} bytes to {path}", {"path": path, "bytes": len(data)})
 
 
@@ -115,15 +115,15 @@ async def edit(
     replace_all: bool = False,
 ) -> Answer:
     wanted = edits if edits is not None else [EditPair(old_text=old_text or "", new_text=new_text or "", replace_all=replace_all)]
-    route = await call.route()
-    where, cwd = route.locate(path)
-    found = await route.backend.read(where, cwd=cwd, length=MAX_BYTES + 1)
-    if len(found.data) > MAX_BYTES:
-        raise BadInput(f"{path} is {format_size(found.stat.size)}, too large for edit; change it with bash (sed)")
-    pairs = [editing.Edit(pair.old_text, pair.new_text, pair.replace_all) for pair in wanted]
-    edited = editing.apply_edits(found.data, pairs, path=path)
-    await route.backend.write(where, edited.data, cwd=cwd, expect=version_of(found.data))
-    call.context.note(call.place, route)
+    async with call.changing() as route:
+        where, cwd = route.locate(path)
+        found = await route.backend.read(where, cwd=cwd, length=MAX_BYTES + 1)
+        if len(found.data) > MAX_BYTES:
+            raise BadInput(f"{path} is {format_size(found.stat.size)}, too large for edit; change it with bash (sed)")
+        pairs = [editing.Edit(pair.old_text, pair.new_text, pair.replace_all) for pair in wanted]
+        edited = editing.apply_edits(found.data, pairs, path=path)
+        await route.backend.write(where, edited.data, cwd=cwd, expect=version_of(found.data))
+        call.context.note(call.place, route)
     tolerant = " (matched after evening out blanks, quotes or dashes)" if edited.tolerant else ""
     passages = "1 passage" if edited.replacements == 1 else f"{edited.replacements} passages"
     return Answer(

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from langchain_vers import idle
 from langchain_vers.attachment import HERE, Attachment
-from langchain_vers.context import THREAD_LABEL, BackendContext, Route, short_id
+from langchain_vers.context import BackendContext, Route, short_id
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
 from langchain_vers.tools import transfer
@@ -86,7 +87,7 @@ class UseBackend(Arguments):
 async def vms(call: Call) -> Answer:
     client = await call.context.client()
     found = await client.list_vms()
-    active = (await call.context.attachment(call.place.thread)).machine_id
+    active = (await call.context.attachment_at(call.place)).machine_id
     found.sort(key=lambda vm: (vm.created_at, vm.vm_id))
     gate = asyncio.Semaphore(LINEAGE_CALLS)
     lineages = await asyncio.gather(*(_lineage(client, vm.vm_id, gate) for vm in found))
@@ -124,9 +125,7 @@ async def vm_create(
 ) -> Answer:
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
-        wanted = dict(labels or {})
-        if call.place.thread is not None:
-            wanted.setdefault(THREAD_LABEL, call.place.thread)
+        wanted = {**await call.context.labels(call.place), **(labels or {})}
         config = VmCreateVmConfig(vcpu_count=vcpu_count, mem_size_mib=mem_size_mib, fs_size_mib=fs_size_mib, labels=wanted or None)
         vm_id = await client.create_vm(config, wait_boot=True)
         async with _not_left_behind(call.context, client, [vm_id]):
@@ -143,7 +142,7 @@ async def vm_use(call: Call, *, vm_id: str) -> Answer:
         vm = await client.get_vm(vm_id)
         resumed = vm.state in {"paused", "sleeping"}
         if resumed:
-            await client.set_vm_state(vm_id, "running")
+            await idle.set_state(client, vm_id, "running")
         set_to(await _answering(call.context, client, vm_id))
     return Answer(
         f"Attached to VM {vm_id}" + (", which was resumed" if resumed else ""), {**_facts(vm_id, attached=True), "resumed": resumed}
@@ -152,8 +151,11 @@ async def vm_use(call: Call, *, vm_id: str) -> Answer:
 
 async def vm_exec(call: Call, *, vm_id: str, command: str, timeout: float | None = None) -> Answer:
     vm_id = await call.context.resolve_vm(vm_id)
-    backend = await call.context.machine(vm_id)
-    result = await run_command(call, backend, None, command, timeout)
+    if vm_id == (await call.context.attachment_at(call.place)).machine_id:
+        async with call.changing() as route:
+            result = await run_command(call, route.backend, None, command, timeout)
+    else:
+        result = await run_command(call, await call.context.machine(vm_id), None, command, timeout)
     answer = describe(result, timeout)
     return Answer(answer.content, {"backend": "vers", "machine_id": vm_id, **answer.artifact}, answer.error)
 
@@ -162,7 +164,7 @@ async def vm_local(call: Call) -> Answer:
     async with call.context.moving(call.place) as set_to:
         if not call.context.local_allowed:
             raise Denied("work on this machine is not allowed here; stay on the VM, or attach to another with vers_vm_use")
-        left = (await call.context.attachment(call.place.thread)).machine_id
+        left = (await call.context.attachment_at(call.place)).machine_id
         set_to(HERE)
     text = (
         f"Detached from VM {left}, which goes on running; commands now run on the user's machine"
@@ -177,9 +179,11 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
         source = await _chosen(call, vm_id)
         client = await call.context.client()
         ids = await client.branch_vm(source, count=count)
-        if attach:
-            async with _not_left_behind(call.context, client, ids):
+        async with _not_left_behind(call.context, client, ids):
+            await _label(call, client, ids)
+            if attach:
                 attachment = await _answering(call.context, client, ids[0])
+        if attach:
             set_to(attachment)
     text = f"Branched VM {source} into {', '.join(ids)}" + (f"; attached to {ids[0]}" if attach else "")
     return Answer(text, {**_facts(ids[0], attached=attach), "branches": ids, "source": source})
@@ -198,6 +202,7 @@ async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answ
         client = await call.context.client()
         vm_id = await _restored(client, commit_id.strip())
         async with _not_left_behind(call.context, client, [vm_id]):
+            await _label(call, client, [vm_id])
             attachment = await _answering(call.context, client, vm_id)
         if attach:
             set_to(attachment)
@@ -208,7 +213,7 @@ async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answ
 async def vm_state(call: Call, *, state: str, vm_id: str | None = None) -> Answer:
     chosen = await _chosen(call, vm_id)
     client = await call.context.client()
-    await client.set_vm_state(chosen, state)
+    await idle.set_state(client, chosen, state)
     if state == "paused":
         call.context.forget_vm(chosen, running=True)  # a command that is frozen with the VM goes on with it, and so does its call
     return Answer(f"VM {chosen} is {state}", {**_facts(chosen), "state": state})
@@ -216,7 +221,7 @@ async def vm_state(call: Call, *, state: str, vm_id: str | None = None) -> Answe
 
 async def vm_delete(call: Call, *, vm_id: str) -> Answer:
     chosen = await call.context.resolve_vm(vm_id)
-    others = [thread for thread in call.context.attached_threads(chosen) if thread != call.place.thread]
+    others = [thread for thread in call.context.attached_threads(chosen) if thread != call.place.holder]
     if others:
         raise Conflict(
             f"VM {chosen} is in use by another thread; leave it there first (vers_vm_local or vers_vm_use), then delete it",
@@ -225,7 +230,10 @@ async def vm_delete(call: Call, *, vm_id: str) -> Answer:
     client = await call.context.client()
     await client.delete_vm(chosen)
     call.context.forget_vm(chosen)
-    mine = chosen == (await call.context.attachment(call.place.thread)).machine_id
+    attachment = await call.context.attachment_at(call.place)
+    mine = chosen == attachment.machine_id
+    if mine:
+        call.context.gone(call.place, attachment)
     text = f"Deleted VM {chosen}" + (
         "; this thread was attached to it: use vers_vm_use, vers_vm_create or vers_vm_local before the next command" if mine else ""
     )
@@ -281,6 +289,12 @@ async def _answering(context: BackendContext, client: VersClient, vm_id: str) ->
     backend = await context.machine(vm_id)
     result = await backend.exec("pwd", timeout=30.0)
     return Attachment(backend="vers", machine_id=vm_id, cwd=result.cwd, host_key=backend.host_key)
+
+
+async def _label(call: Call, client: VersClient, vm_ids: Sequence[str]) -> None:
+    """Say whose the machines are that were just made: those of a thread go with it."""
+    if labels := await call.context.labels(call.place):
+        await asyncio.gather(*(client.label_vm(vm_id, labels) for vm_id in vm_ids))
 
 
 async def _restored(client: VersClient, ref: str) -> str:

@@ -112,18 +112,18 @@ def describe(result: ExecResult, timeout: float | None) -> Answer:
 
 
 async def bash(call: Call, *, command: str, timeout: float | None = None, background: bool = False) -> Answer:
-    route = await call.route()
-    if background:
-        if timeout is not None:
-            raise BadInput("a background job has no time limit; leave timeout out, and end the job with bash_kill. Nothing was run")
-        job = await jobs.start(route.backend, command, route.cwd)
-        call.context.note(call.place, route)
-        return Answer(
-            f"Started job {job.id} (pid {job.pid}). Its output: bash_output, or read {job.log_path}",
-            {"job_id": job.id, "log_path": job.log_path},
-        )
-    result = await run_command(call, route.backend, route.cwd, command, timeout)
-    call.context.note(call.place, route, cwd=result.cwd)
+    if background and timeout is not None:
+        raise BadInput("a background job has no time limit; leave timeout out, and end the job with bash_kill. Nothing was run")
+    async with call.changing() as route:
+        if background:
+            job = await jobs.start(route.backend, command, route.cwd)
+            call.context.note(call.place, route)
+            return Answer(
+                f"Started job {job.id} (pid {job.pid}). Its output: bash_output, or read {job.log_path}",
+                {"job_id": job.id, "log_path": job.log_path},
+            )
+        result = await run_command(call, route.backend, route.cwd, command, timeout)
+        call.context.note(call.place, route, cwd=result.cwd)
     return describe(result, timeout)
 
 
@@ -150,8 +150,8 @@ async def bash_output(call: Call, *, job_id: str) -> Answer:
 
 
 async def bash_kill(call: Call, *, job_id: str) -> Answer:
-    route = await call.route()
-    was_running = await jobs.kill(route.backend, job_id)
+    async with call.changing() as route:
+        was_running = await jobs.kill(route.backend, job_id)
     text = f"Killed job {job_id} and its child processes." if was_running else f"Job {job_id} had already ended; nothing of it runs."
     return Answer(text, {"job_id": job_id, "killed": was_running})
 

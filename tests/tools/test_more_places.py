@@ -304,7 +304,7 @@ def test_copies_know_home(hands: Hands, clean: Path, make_toolkit: Any, tmp_path
 
 
 def test_threads_that_are_where_they_began_take_no_memory(hands: Hands, here: Path) -> None:
-    table = hands.context._threads
+    table = hands.context.whereabouts._remembered
     vm_id = hands.new()
     table.clear()
     for number in range(20):

@@ -1,0 +1,574 @@
+"""`VersSaver`: a LangGraph checkpointer that versions the machine with the conversation.
+
+It wraps any other saver and adds two things to what passes through: to each checkpoint's metadata, which machine in which version belongs
+to it, and to each finished task's writes, what the task did to the machine. A checkpoint that ends a superstep which changed the machine is
+stored when the commit of the machine is made, so that no stored checkpoint promises a machine that cannot be had. What happens to machines
+is decided in `ledger.py` and done by `versions.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Self, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.base.id import uuid6
+
+from langchain_vers._io import io
+from langchain_vers.attachment import Attachment
+from langchain_vers.context import BackendContext
+from langchain_vers.errors import BadInput, Gone
+from langchain_vers.ledger import Closing, Key, Ledger
+from langchain_vers.reclaim import References, delete_unreferenced, expendable, references
+from langchain_vers.records import CHANNEL, Record, Snapshot, accept, acknowledgement, read_record, visible
+from langchain_vers.versions import Policy, Ties, Versions
+from langchain_vers.workers import lane_of
+
+RESERVED_THREAD = "langchain-vers"
+"""The thread under which the database's own name is stored."""
+_IDENTITY = "00000000-0000-6000-8000-000000000001"
+_NO_TASK = "00000000-0000-0000-0000-000000000000"
+_FAILED = {"__interrupt__", "__error__"}
+_CONTROL = {*_FAILED, "__resume__", "__error_source_node__", "__scheduled__"}
+_RETURNED = "__return__"
+"""What a finished task of the functional API writes: each is a step of its own."""
+_NEXT = ("branch:to:", "join:", "__pregel_tasks")
+"""Channels whose update means that there is more to do."""
+_COPIES = 256
+_OPTIONAL = ("copy_thread", "delete_for_runs", "prune")
+_ASYNC = ("aget_tuple", "aput", "aput_writes", "alist", "adelete_thread")
+
+_types: dict[tuple[type, type], type] = {}
+
+
+def _fitted(cls: type[VersSaver], inner: type) -> type[VersSaver]:
+    """`VersSaver` with the capabilities of the inner saver, which callers detect on the type."""
+    if (cls, inner) not in _types:
+        absent: dict[str, Any] = {}
+        for name in (name for optional in _OPTIONAL for name in (optional, f"a{optional}")):
+            if getattr(inner, name, None) in {None, getattr(BaseCheckpointSaver, name)}:
+                absent[name] = getattr(BaseCheckpointSaver, name)
+        _types[cls, inner] = type(cls.__name__, (cls,), {**absent, "__module__": cls.__module__, "__doc__": cls.__doc__})
+    return _types[cls, inner]
+
+
+class VersSaver(BaseCheckpointSaver[Any]):
+    """Wraps a checkpointer, so that a thread's machine is restored, rewound and forked with its conversation.
+
+    Args:
+        inner: the saver that stores: in memory, SQLite, Postgres, or any other. It must be set up; the wrapper can do what it can.
+        context: the one that the graph's tools were made with.
+        commit: when versions are committed. "step": after each superstep that changed the machine. "turn": when a run ends or is
+            interrupted; going back to a checkpoint in between is refused, naming the nearest commit. "manual": when `commit` is called.
+        keep_commits: how many of a thread's newest commits are kept; None keeps all. Those of interrupts and heads are always kept.
+        lease: seconds for which a machine stays this process's when the process falls silent in the middle of a run.
+
+    Raises:
+        BadInput: an argument that makes no sense.
+    """
+
+    def __new__(cls, inner: BaseCheckpointSaver[Any] | None = None, *_: object, **__: object) -> Self:
+        """An instance of a subclass that has exactly the inner saver's capabilities; without arguments, an empty one to copy into."""
+        return cast("Self", super().__new__(cls if inner is None else _fitted(cls, type(inner))))
+
+    def __init__(
+        self,
+        inner: BaseCheckpointSaver[Any],
+        context: BackendContext,
+        commit: Policy = "step",
+        *,
+        keep_commits: int | None = None,
+        lease: float = 60.0,
+    ) -> None:
+        if not isinstance(inner, BaseCheckpointSaver) or isinstance(inner, VersSaver):
+            raise BadInput(f"VersSaver wraps a LangGraph checkpointer, not a {type(inner).__name__}")
+        if commit not in {"step", "turn", "manual"}:
+            raise BadInput(f'commit must be "step", "turn" or "manual", not {commit!r}')
+        if keep_commits is not None and keep_commits < 1:
+            raise BadInput(f"keep_commits must be at least 1, or None to keep all, not {keep_commits}")
+        if not 1 <= lease <= 86_400:
+            raise BadInput(f"lease must be a number of seconds from 1 to 86400, not {lease}")
+        self.inner = inner
+        self.context = context
+        self.keep_commits = keep_commits
+        self._shared = _Shared()
+        self.ledger = Ledger()
+        ties = Ties(self.identity, self._write_row, self._baseline)
+        self.versions = Versions(context, self.ledger, ties, policy=commit, lease=lease)
+
+    # --- what is the inner saver's ---
+
+    @property
+    def serde(self) -> Any:  # noqa: ANN401  # the inner saver's serializer
+        """The inner saver's serializer."""
+        return self.inner.serde
+
+    @serde.setter
+    def serde(self, value: Any) -> None:  # noqa: ANN401  # as above
+        self.inner.serde = value
+
+    @property
+    def config_specs(self) -> list[Any]:
+        """See the inner saver."""
+        return self.inner.config_specs
+
+    def get_next_version(self, current: Any, channel: None) -> Any:  # noqa: ANN401  # the inner saver's versions
+        """See the inner saver."""
+        return self.inner.get_next_version(current, channel)
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> BaseCheckpointSaver[Any]:
+        """See the inner saver. What is known of machines is shared with the copy."""
+        inner = self.inner.with_allowlist(extra_allowlist)
+        if inner is self.inner:
+            return self
+        clone = copy.copy(self)
+        clone.inner = inner
+        return clone
+
+    def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
+        """See the inner saver."""
+        return self.inner.get_delta_channel_history(config=config, channels=channels)
+
+    async def aget_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:
+        """See the inner saver."""
+        return await self.inner.aget_delta_channel_history(config=config, channels=channels)
+
+    # --- reading ---
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See `BaseCheckpointSaver.get_tuple`. Results of tasks that no version of the machine has are left out: these tasks run again."""
+        return self._seen(config, self.inner.get_tuple(config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See `get_tuple`."""
+        self._needs_async("aget_tuple")
+        return self._seen(config, await self.inner.aget_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # as the parent
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """See `BaseCheckpointSaver.list`. The machine's facts can be filtered by, such as `{"vers_commit": ...}`."""
+        for found in self.inner.list(config, filter=filter, before=before, limit=limit):
+            if (shown := _shown(found)) is not None:
+                yield shown
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # as the parent
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """See `list`."""
+        self._needs_async("alist")
+        async for found in self.inner.alist(config, filter=filter, before=before, limit=limit):
+            if (shown := _shown(found)) is not None:
+                yield shown
+
+    def _seen(self, config: RunnableConfig, found: CheckpointTuple | None) -> CheckpointTuple | None:
+        configurable = config["configurable"]
+        thread, namespace = str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or "")
+        self.ledger.mark_namespace(thread, namespace)
+        if found is None:
+            return None
+        key = Key(thread, namespace, found.checkpoint["id"])
+        record = read_record(found.metadata)
+        around = _around(thread, namespace, configurable.get("checkpoint_map"))
+        repeats = record is not None and record.repeats and not configurable.get("checkpoint_id") and self.ledger.step(key) is None
+        if repeats and around is not None and (found.metadata.get("parents") or {}).get(around.namespace) == around.checkpoint:
+            # Branches of the step around it shared the machine, and this process knows nothing of them: they are repeated together.
+            return None
+        accepted = accept(found.pending_writes or ())
+        state = accepted.snapshot.record if accepted.snapshot is not None else record
+        self.ledger.load(key, state, around, lane_of(configurable))
+        self._shared.remember(key, found.checkpoint, record)
+        if not found.pending_writes:
+            return found
+        return found._replace(pending_writes=visible(found.pending_writes, accepted))
+
+    # --- checkpoints ---
+
+    def put(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """See `BaseCheckpointSaver.put`. Waits for the commit that the checkpoint needs."""
+        parent = self._parent(config)
+        known = read_record(found.metadata) if parent is not None and (found := self.inner.get_tuple(parent)) is not None else None
+        closing, plan = self._closing(config, checkpoint, metadata, known)
+        if closing.live is not None and closing.machine_id is not None:
+            closing = io.run(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
+        stored = self.inner.put(config, checkpoint, self._noted(config, closing, metadata), new_versions)
+        self._stored(config, checkpoint, closing)
+        return stored
+
+    async def aput(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+    ) -> RunnableConfig:
+        """See `put`."""
+        self._needs_async("aput")
+        parent = self._parent(config)
+        known = read_record(found.metadata) if parent is not None and (found := await self.inner.aget_tuple(parent)) is not None else None
+        closing, plan = self._closing(config, checkpoint, metadata, known)
+        if closing.live is not None and closing.machine_id is not None:
+            closing = await io.on_io(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
+        stored = await self.inner.aput(config, checkpoint, self._noted(config, closing, metadata), new_versions)
+        self._stored(config, checkpoint, closing)
+        return stored
+
+    def _ends_turn(self, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> bool:
+        """Whether a turn ends with a checkpoint, or has ended before it, and its last version is therefore to be committed."""
+        return self.versions.policy == "turn" and (metadata.get("source") == "input" or _ends(checkpoint))
+
+    def _parent(self, config: RunnableConfig) -> RunnableConfig | None:
+        """The config of a checkpoint's parent if it has to be read, because nothing is known of it."""
+        configurable = config["configurable"]
+        parent = configurable.get("checkpoint_id")
+        if parent is None:
+            return None
+        thread, namespace = str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or "")
+        if self.ledger.step(Key(thread, namespace, parent)) is not None:
+            return None
+        return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": parent}}
+
+    def _closing(
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, known: Record | None
+    ) -> tuple[Closing, Callable[[], Closing]]:
+        """What a checkpoint will say, and the function that says it again when its machine is at rest."""
+        configurable = config["configurable"]
+        thread, namespace = str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or "")
+        key, lane = Key(thread, namespace, checkpoint["id"]), lane_of(configurable)
+        parent = None if (before := configurable.get("checkpoint_id")) is None else Key(thread, namespace, before)
+        source = metadata.get("source")
+        around = _around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
+        copied = self._shared.copied(key, checkpoint) if source == "fork" else None
+
+        def plan() -> Closing:
+            if source == "loop" and parent is not None:
+                closing = self.ledger.close(key, parent, lane, known)
+            else:
+                closing = self.ledger.inherit(key, parent, around, lane, copied=copied, known=known)
+            return self.ledger.uncommitted(closing) if self._ends_turn(checkpoint, metadata) else closing
+
+        return plan(), plan
+
+    def _noted(self, config: RunnableConfig, closing: Closing, metadata: CheckpointMetadata) -> CheckpointMetadata:
+        """The metadata that is stored. The machine is known to be at this checkpoint from here on, while the database is still writing."""
+        self.ledger.enter(closing.key, closing.record, lane_of(config["configurable"]))
+        if closing.record is None:
+            return metadata
+        kept = {name: value for name, value in metadata.items() if not name.startswith("vers_")}
+        return cast("CheckpointMetadata", {**kept, **closing.record.metadata()})
+
+    def _stored(self, config: RunnableConfig, checkpoint: Checkpoint, closing: Closing) -> None:
+        record = closing.record
+        if record is None or record.attachment.machine_id is None or closing.key.namespace:
+            return
+        if _ends(checkpoint):
+            io.submit(self.versions.release(record.attachment.machine_id))
+            if self.keep_commits is not None:
+                io.submit(self._retain(closing.key.thread))
+
+    # --- results of tasks ---
+
+    def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+        """See `BaseCheckpointSaver.put_writes`. What the task did to the machine is stored with its result, or not at all."""
+        key, noted, settles = self._task(config, writes, task_id)
+        self.inner.put_writes(config, noted, task_id, task_path)
+        if settles and (row := io.run(self._settle(key))) is not None:
+            self._write_row(key, row)
+
+    async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
+        """See `put_writes`."""
+        self._needs_async("aput_writes")
+        key, noted, settles = self._task(config, writes, task_id)
+        await self.inner.aput_writes(config, noted, task_id, task_path)
+        if settles and (row := await io.on_io(self._settle(key))) is not None:
+            await self.inner.aput_writes(_config(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
+
+    def _task(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task: str) -> tuple[Key, Sequence[tuple[str, Any]], bool]:
+        """The step, the writes as they are stored, and whether the machine may have a version now."""
+        configurable = config["configurable"]
+        key = Key(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), str(configurable["checkpoint_id"]))
+        channels = {channel for channel, _ in writes}
+        step = self.ledger.step(key)
+        if step is None or task == _NO_TASK:
+            return key, writes, False
+        if channels & _FAILED:
+            self.ledger.fail(key, task)
+            return key, writes, True
+        if channels <= _CONTROL:
+            return key, writes, False
+        calls, snapshot = self.ledger.acknowledge(key, task)
+        if calls:
+            writes = [*writes, (CHANNEL, acknowledgement(calls, snapshot))]
+        returned = _RETURNED in channels and self.versions.policy == "step"
+        return key, writes, step.failed or (bool(calls) and returned)
+
+    async def _settle(self, key: Key) -> dict[str, Any] | None:
+        """Make a version in the middle of a step, if the machine holds nothing but stored results; the row that tells of it."""
+        closing = self.ledger.settled(key)
+        if closing is None or closing.machine_id is None:
+            return None
+        await self.versions.seal(
+            closing.machine_id, lambda: self.ledger.settled(key) or Closing(key, None), always=self.versions.policy == "turn"
+        )
+        snapshot = self.ledger.snapshot(key)
+        return None if snapshot is None else snapshot.row()
+
+    # --- the end of threads ---
+
+    def delete_thread(self, thread_id: str) -> None:
+        """See `BaseCheckpointSaver.delete_thread`. The VMs that were made for the thread, and commits that nobody needs, go after it."""
+        self._without(lambda: references(self.inner.list(_thread(thread_id))), lambda: self.inner.delete_thread(thread_id), [thread_id])
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """See `delete_thread`."""
+        self._needs_async("adelete_thread")
+        before = references([found async for found in self.inner.alist(_thread(thread_id))])
+        await self.inner.adelete_thread(thread_id)
+        self.ledger.forget(thread_id)
+        await io.on_io(delete_unreferenced(self, before))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See `BaseCheckpointSaver.delete_for_runs`, and `delete_thread`."""
+        found = [each for run in run_ids for each in self.inner.list(None, filter={"run_id": run})]
+        self._without(lambda: references(found), lambda: self.inner.delete_for_runs(run_ids), _threads(found))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See `delete_for_runs`."""
+        found = [each for run in run_ids async for each in self.inner.alist(None, filter={"run_id": run})]
+        await self.inner.adelete_for_runs(run_ids)
+        for thread in _threads(found):
+            self.ledger.forget(thread)
+        await io.on_io(delete_unreferenced(self, references(found)))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See `BaseCheckpointSaver.prune`, and `delete_thread`."""
+        found = [each for thread in thread_ids for each in self.inner.list(_thread(thread))]
+        self._without(lambda: references(found), lambda: self.inner.prune(thread_ids, strategy=strategy), thread_ids)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See `prune`."""
+        found = [each for thread in thread_ids async for each in self.inner.alist(_thread(thread))]
+        await self.inner.aprune(thread_ids, strategy=strategy)
+        for thread in thread_ids:
+            self.ledger.forget(thread)
+        await io.on_io(delete_unreferenced(self, references(found)))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See `BaseCheckpointSaver.copy_thread`. Commits are shared; the first of both that works on gets the machine, the other a copy."""
+        self.inner.copy_thread(source_thread_id, target_thread_id)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See `copy_thread`."""
+        await self.inner.acopy_thread(source_thread_id, target_thread_id)
+
+    def _without(self, read: Callable[[], References], delete: Callable[[], None], threads: Sequence[str]) -> None:
+        before = read()
+        delete()
+        for thread in threads:
+            self.ledger.forget(thread)
+        io.run(delete_unreferenced(self, before))
+
+    async def _retain(self, thread: str) -> None:
+        """Delete the commits of a thread that are more than are to be kept."""
+        assert self.keep_commits is not None
+        found = await io.blocking(lambda: list(self.inner.list(_thread(thread))))
+        await delete_unreferenced(self, References(commits=expendable(found, self.keep_commits)), within=thread)
+
+    # --- for programs ---
+
+    def commit(self, config: RunnableConfig) -> str:
+        """Commit the machine of a thread as it is at its latest checkpoint, or at the one that `config` names; the commit's id.
+
+        Raises:
+            BadInput: there is no such checkpoint, or its thread has no VM. Conflict: the machine has moved on, and there is no commit.
+        """
+        return io.run(self.versions.commit_at(*self._recorded(config)))
+
+    async def acommit(self, config: RunnableConfig) -> str:
+        """See `commit`."""
+        return await io.on_io(self.versions.commit_at(*await asyncio.to_thread(self._recorded, config)))
+
+    def machine_at(self, config: RunnableConfig) -> Attachment:
+        """A new VM as the machine was at a checkpoint, to look at. No thread is moved, and the caller deletes the VM.
+
+        Raises:
+            BadInput, Conflict, Gone: as `commit`.
+        """
+        key, record = self._recorded(config)
+        return io.run(self.versions.machine_at(key.thread, record))
+
+    async def amachine_at(self, config: RunnableConfig) -> Attachment:
+        """See `machine_at`."""
+        key, record = await asyncio.to_thread(self._recorded, config)
+        return await io.on_io(self.versions.machine_at(key.thread, record))
+
+    def fork(self, config: RunnableConfig) -> RunnableConfig:
+        """A new head of the thread that continues from a checkpoint; its config. The machine follows with the first call.
+
+        Raises:
+            Gone: there is no such checkpoint.
+        """
+        found = self.get_tuple(config)
+        if found is None:
+            raise _no_checkpoint(config)
+        checkpoint = cast("Checkpoint", {**found.checkpoint, "id": str(uuid6(clock_seq=-2)), "ts": datetime.now(UTC).isoformat()})
+        where = found.config["configurable"]
+        parent = found.parent_config["configurable"].get("checkpoint_id") if found.parent_config is not None else None
+        base: RunnableConfig = {
+            "configurable": {"thread_id": where["thread_id"], "checkpoint_ns": where.get("checkpoint_ns", ""), "checkpoint_id": parent}
+        }
+        kept = {name: value for name, value in found.metadata.items() if name in {"parents", "counters_since_delta_snapshot"}}
+        metadata = {**kept, "source": "fork", "step": found.metadata.get("step", -1) + 1}
+        return self.put(base, checkpoint, cast("CheckpointMetadata", metadata), {})
+
+    async def afork(self, config: RunnableConfig) -> RunnableConfig:
+        """See `fork`."""
+        return await asyncio.to_thread(self.fork, config)
+
+    def identity(self) -> str:
+        """The database's own name, a UUID that is stored in it when it is first asked for. VMs and commits carry it."""
+        if self._shared.identity is None:
+            found = self._read_identity()
+            if found is None:
+                at = _config(Key(RESERVED_THREAD, "", _IDENTITY))
+                base = {"configurable": {**at["configurable"], "checkpoint_id": None}}
+                stub = {"v": 1, "id": _IDENTITY, "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {}}
+                self.inner.put(cast("RunnableConfig", base), cast("Checkpoint", stub), cast("CheckpointMetadata", {"step": -2}), {})
+                # Of several processes that do this at once the first one's row stays: savers keep the first write of a task.
+                self.inner.put_writes(at, [(CHANNEL, {"format": 1, "identity": str(uuid.uuid4())})], _IDENTITY, "")
+                found = self._read_identity()
+            self._shared.identity = found
+        assert self._shared.identity is not None
+        return self._shared.identity
+
+    def _read_identity(self) -> str | None:
+        return database_identity(self.inner)
+
+    # --- for `Versions` ---
+
+    def _write_row(self, key: Key, row: dict[str, Any]) -> None:
+        self.inner.put_writes(_config(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
+
+    def _baseline(self, thread: str, machine_id: str) -> Record | None:
+        """The first version that a thread has recorded of a machine."""
+        first: Record | None = None
+        for found in self.inner.list(_thread(thread)):  # newest first
+            snapshots: list[Snapshot] = [s for s in (accept([write]).snapshot for write in found.pending_writes or ()) if s is not None]
+            for record in (read_record(found.metadata), *(snapshot.record for snapshot in snapshots if not snapshot.calls)):
+                if record is not None and record.version is not None and record.attachment.machine_id == machine_id:
+                    first = record
+        return first
+
+    def _recorded(self, config: RunnableConfig) -> tuple[Key, Record]:
+        found = self.get_tuple(config)
+        if found is None:
+            raise _no_checkpoint(config)
+        thread, namespace = str(config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or "")
+        key = Key(thread, namespace, found.checkpoint["id"])
+        step = self.ledger.step(key)
+        record = step.record if step is not None else None
+        if record is None or record.attachment.machine_id is None:
+            raise BadInput(f"checkpoint {key.checkpoint} of thread {thread} has no VM; langchain-vers history shows those that have one")
+        return key, record
+
+    def _needs_async(self, name: str) -> None:
+        if getattr(type(self.inner), name) is getattr(BaseCheckpointSaver, name):
+            kind = type(self.inner).__name__
+            raise NotImplementedError(
+                f"{kind} cannot be used by async code; wrap Async{kind} in VersSaver instead, or call the graph's sync methods"
+            )
+
+
+class _Shared:
+    """What a saver and its copies have in common."""
+
+    def __init__(self) -> None:
+        self.identity: str | None = None
+        self._read: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
+
+    def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None) -> None:
+        """Keep what a checkpoint that was read says: the next one may be a copy of it."""
+        self._read[_content(key, checkpoint)] = record
+        while len(self._read) > _COPIES:
+            self._read.popitem(last=False)
+
+    def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:
+        """The record of the checkpoint that was read with this very content: a copy is put beside its original, under the same parent."""
+        return self._read.get(_content(key, checkpoint))
+
+
+def _content(key: Key, checkpoint: Checkpoint) -> tuple[str, str, int]:
+    return key.thread, key.namespace, hash(frozenset(checkpoint["channel_versions"].items()))
+
+
+def _around(thread: str, namespace: str, parents: Mapping[str, str] | None) -> Key | None:
+    """The step around a nested graph."""
+    if not namespace or not parents:
+        return None
+    outer = [each for each in parents if each != namespace and (not each or namespace.startswith(f"{each}|"))]
+    if not outer:
+        return None
+    nearest = max(outer, key=len)
+    return Key(thread, nearest, parents[nearest])
+
+
+def _ends(checkpoint: Checkpoint) -> bool:
+    """Whether a run ends with a checkpoint: no channel that starts another node was updated."""
+    updated = checkpoint.get("updated_channels")
+    return updated is not None and not any(channel.startswith(_NEXT) for channel in updated)
+
+
+def _shown(found: CheckpointTuple) -> CheckpointTuple | None:
+    if found.config["configurable"]["thread_id"] == RESERVED_THREAD:
+        return None
+    if not found.pending_writes:
+        return found
+    return found._replace(pending_writes=visible(found.pending_writes, accept(found.pending_writes)))
+
+
+def _config(key: Key) -> RunnableConfig:
+    return {"configurable": {"thread_id": key.thread, "checkpoint_ns": key.namespace, "checkpoint_id": key.checkpoint}}
+
+
+def _thread(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def _threads(found: Sequence[CheckpointTuple]) -> list[str]:
+    return sorted({str(each.config["configurable"]["thread_id"]) for each in found})
+
+
+def _no_checkpoint(config: RunnableConfig) -> Gone:
+    configurable = config["configurable"]
+    return Gone(
+        f"thread {configurable.get('thread_id')} has no checkpoint {configurable.get('checkpoint_id') or 'yet'}; "
+        "langchain-vers history lists those that there are"
+    )
+
+
+def database_identity(saver: BaseCheckpointSaver[Any]) -> str | None:
+    """The name of a saver's database, None if no `VersSaver` has given it one yet."""
+    found = saver.get_tuple(_config(Key(RESERVED_THREAD, "", _IDENTITY)))
+    rows = [value for _, channel, value in (found.pending_writes or ()) if channel == CHANNEL] if found is not None else []
+    return next((row["identity"] for row in rows if "identity" in row), None)

@@ -1,0 +1,519 @@
+"""What a process knows of versioned threads: which checkpoint stands for which machine, and what has been done to each machine since.
+
+A *step* is what follows a checkpoint: the superstep whose calls change the machine. A *version* names the content of a machine; it gets its
+name (a UUID) when the first call of a step begins to change it, and the commit that is made of it has the same one. `Ledger` is pure
+bookkeeping under one lock, for any thread; `versions.py` acts on machines and `checkpoint.py` on the database by what it says.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.records import Record, Snapshot
+
+_REMEMBERED = 8192
+"""Steps that are kept in memory; an older one is read from the database again."""
+
+
+class Key(NamedTuple):
+    """Which checkpoint of which graph of a thread."""
+
+    thread: str
+    namespace: str
+    checkpoint: str
+
+
+def task_below(namespace: str, child: str) -> str:
+    """The task of `namespace`'s superstep in which the nested graph `child` runs ("a:1" and "a:1|b:2" give "2")."""
+    segment = child.removeprefix(namespace).lstrip("|").split("|", 1)[0]
+    return segment.rpartition(":")[2] or segment
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a call stands among the checkpoints: the nested steps that it is part of, outermost first, and its task in each."""
+
+    path: tuple[Key, ...]
+    tasks: tuple[str, ...]
+    lane: str = ""
+    """Which of several machines of the thread: "" is the thread's own, others belong to workers on branches of it."""
+    run: object = None
+    """Another object in another run of the innermost graph."""
+    execution: object = None
+    """Another object in another execution of the task: in a resumed run, or one that replays."""
+    attempt: int = 1
+
+    @property
+    def retried(self) -> bool:
+        """Whether it is a retry within one run: the other tasks of the step will not be repeated."""
+        return self.attempt > 1
+
+
+@dataclass
+class Call:
+    """A call that has begun to change a machine."""
+
+    position: Position
+    done: bool = False
+    """Whether the result of its task has been stored."""
+
+
+@dataclass
+class Step:
+    """What follows a checkpoint."""
+
+    record: Record | None
+    """The state that it starts from; None if that is unknown (a thread without a machine, or from before)."""
+    lane: str = ""
+    """The lane that the record is of."""
+    places: dict[str, Attachment] = field(default_factory=dict)
+    """By lane, where its calls are sent now; what is not there is where the record says."""
+    calls: dict[str, str] = field(default_factory=dict)
+    """All calls of it that changed a machine of the main lane, nested ones too, and the task of this step that each belongs to."""
+    tools: dict[str, None] = field(default_factory=dict)
+    moved: bool = False
+    failed: bool = False
+    """Whether a task of it was interrupted or raised."""
+    restored: tuple[float, str] | None = None
+    """What bringing back its machine has cost (ms), and from which commit."""
+    result: Record | None = None
+    """The last state known of a graph nested in it."""
+
+    @property
+    def version(self) -> str | None:
+        """The version of the machine that it starts from."""
+        return None if self.record is None else self.record.version
+
+    def place(self, lane: str) -> Attachment | None:
+        """Where the calls of a lane are sent; None if nothing is known."""
+        if lane in self.places or lane != self.lane:
+            return self.places.get(lane)
+        return None if self.record is None else self.record.attachment
+
+
+@dataclass
+class Live:
+    """A machine as this process knows it."""
+
+    version: str | None
+    """Its content was this when none of `calls` had begun."""
+    committed: bool = False
+    """Whether `version` is in a commit."""
+    build: str | None = None
+    """The name of the content that the calls are making."""
+    root: Key | None = None
+    """The outermost step that it is used in."""
+    lineage: set[str] = field(default_factory=set)
+    """Versions that it went through in that step."""
+    calls: dict[str, Call] = field(default_factory=dict)
+    touched: set[Key] = field(default_factory=set)
+    """The steps, nested ones and those around them, in which it has been changed."""
+    tainted: bool = False
+    """Whether it holds effects of a call whose task will be repeated."""
+
+    def owners(self) -> set[str]:
+        """The tasks of the outermost step that have calls on it."""
+        return {call.position.tasks[0] for call in self.calls.values()}
+
+
+def _left_over(old: Position, new: Position) -> bool:
+    """Whether a call belongs to a run, or to an execution of the very task, that was broken off before this one."""
+    if old.path[-1] == new.path[-1] and old.run is not new.run:
+        return True
+    return old.tasks == new.tasks and (old.execution is not new.execution or old.attempt != new.attempt)
+
+
+@dataclass
+class Closing:
+    """What a checkpoint that is being put will say, and the machine that may have to be committed for it first."""
+
+    key: Key
+    record: Record | None
+    machine_id: str | None = None
+    live: Live | None = None
+    """To be committed as `record.version` before the checkpoint is stored, if it is set."""
+
+
+class Ledger:
+    """The books. Every method may be called from any thread and takes microseconds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.machines: dict[str, Live] = {}
+        self._steps: OrderedDict[Key, Step] = OrderedDict()
+        self._heads: dict[tuple[str, str], Key] = {}
+        """The namespaces that have a saver, and what was last seen of each."""
+        self._waiters: dict[Key, list[Callable[[], None]]] = {}
+
+    # --- steps ---
+
+    def step(self, key: Key) -> Step | None:
+        """What is known of a checkpoint, None if it has not passed here yet."""
+        with self.lock:
+            return self._steps.get(key)
+
+    def saved(self, thread: str, namespace: str) -> bool:
+        """Whether checkpoints of this namespace pass here at all; those of a graph that is compiled without a saver do not."""
+        return (thread, namespace) in self._heads
+
+    def notify(self, key: Key, waiter: Callable[[], None]) -> None:
+        """Call `waiter` when a checkpoint has become known; at once if it is."""
+        with self.lock:
+            if key not in self._steps:
+                self._waiters.setdefault(key, []).append(waiter)
+                return
+        waiter()
+
+    def forget_waiter(self, key: Key, waiter: Callable[[], None]) -> None:
+        """Take a `notify` back."""
+        with self.lock:
+            waiters = self._waiters.get(key, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(key, None)
+
+    def enter(self, key: Key, record: Record | None, lane: str = "") -> Step:
+        """A checkpoint has become known, by being stored."""
+        with self.lock:
+            step = self._steps[key] = Step(record, lane)
+            self._steps.move_to_end(key)
+            self._heads[key.thread, key.namespace] = key
+            while len(self._steps) > _REMEMBERED:
+                self._steps.popitem(last=False)
+            waiters = self._waiters.pop(key, ())
+        for waiter in waiters:
+            waiter()
+        return step
+
+    def load(self, key: Key, record: Record | None, around: Key | None, lane: str = "") -> None:
+        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed begins anew."""
+        with self.lock:
+            step = self._steps.get(key)
+            if step is None or step.failed:
+                step = self.enter(key, record, lane)
+            self._heads[key.thread, key.namespace] = key
+            if not lane and around is not None and (outer := self._steps.get(around)) is not None and step.record is not None:
+                outer.result = step.record
+
+    def mark_namespace(self, thread: str, namespace: str) -> None:
+        """A graph with a saver has begun in this namespace, and has no checkpoint yet."""
+        with self.lock:
+            self._heads.setdefault((thread, namespace), Key(thread, namespace, ""))
+
+    # --- calls ---
+
+    def place(self, position: Position) -> Attachment | None:
+        """Where a call of this position is sent, None if nothing is known."""
+        with self.lock:
+            for key in reversed(position.path):
+                step = self._steps.get(key)
+                if step is not None and (place := step.place(position.lane)) is not None:
+                    return place
+            return None
+
+    def note(self, position: Position, attachment: Attachment) -> None:
+        """More is known of where the calls of a position are sent: the working directory, the host key."""
+        with self.lock:
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.places[position.lane] = attachment
+
+    def move(self, position: Position, attachment: Attachment) -> None:
+        """The thread was moved by a call. A machine that is in no commit yet will be committed when the step ends."""
+        with self.lock:
+            self.note(position, attachment)
+            if position.lane:
+                return
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.moved = True
+            machine_id = attachment.machine_id
+            if machine_id is not None and not attachment.shared:
+                live = self.machines.setdefault(machine_id, Live(None))
+                self.use(position, machine_id, None)
+                if not live.committed:
+                    self.begin(position, machine_id)
+                    return
+                live.touched.update(position.path)
+            self._count(position, uuid.uuid4().hex[:12])
+
+    def _count(self, position: Position, call: str) -> None:
+        for key, task in zip(position.path, position.tasks, strict=True):
+            if (step := self._steps.get(key)) is not None:
+                step.calls[call] = task
+
+    def wanted(self, position: Position, machine_id: str) -> Record | None:
+        """The recorded state in which a call must find its machine; None if it has no recorded state there."""
+        with self.lock:
+            for key in reversed(position.path):
+                step = self._steps.get(key)
+                if step is not None and step.record is not None and step.lane == position.lane:
+                    moved = step.moved and position.lane in step.places and step.places[position.lane].machine_id == machine_id
+                    return None if moved else step.record
+            return None
+
+    def fits(self, position: Position, machine_id: str, wanted: Record | None) -> bool:
+        """Whether the machine is, as far as this process knows, in the state that a call must find.
+
+        It is if it has that version, or if what was done to it since was done in the same outermost step, by this call's own earlier ones
+        or by branches of the step that share the machine.
+        """
+        with self.lock:
+            live = self.machines.get(machine_id)
+            if live is None or live.tainted:
+                return False
+            root, version = position.path[0], None if wanted is None else wanted.version
+            if any(_left_over(call.position, position) for call in live.calls.values()):
+                live.tainted = True
+                return False
+            if live.root == root:
+                return version is None or version in live.lineage or version == live.version
+            return not live.calls and version == live.version
+
+    def use(self, position: Position, machine_id: str, wanted: Record | None) -> None:
+        """A call is about to work on a machine that fits."""
+        with self.lock:
+            live = self.machines[machine_id]
+            if live.root != position.path[0]:
+                live.root, live.touched = position.path[0], set()
+                live.lineage = set() if live.version is None else {live.version}
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None and step.version is not None and not position.lane:
+                    live.lineage.add(step.version)
+            if wanted is not None and wanted.version is not None:
+                live.lineage.add(wanted.version)
+
+    def begin(self, position: Position, machine_id: str) -> tuple[str, str]:
+        """A call is about to change a machine: its own name, and that of the version that it helps to make."""
+        with self.lock:
+            live = self.machines[machine_id]
+            live.build = live.build or str(uuid.uuid4())
+            call = uuid.uuid4().hex[:12]
+            live.calls[call] = Call(position)
+            live.touched.update(position.path)
+            if not position.lane:
+                self._count(position, call)
+            return call, live.build
+
+    def withdraw(self, position: Position, machine_id: str, call: str) -> None:
+        """A call turned out to change nothing: it was refused before it began."""
+        with self.lock:
+            live = self.machines.get(machine_id)
+            if live is not None:
+                live.calls.pop(call, None)
+                if not live.calls:
+                    live.build = None
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.calls.pop(call, None)
+
+    def taint(self, machine_id: str) -> None:
+        """Nobody can tell any more what the machine holds."""
+        with self.lock:
+            if machine_id in self.machines:
+                self.machines[machine_id].tainted = True
+
+    def used(self, position: Position, tool: str) -> None:
+        """A tool ran, for the history."""
+        with self.lock:
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.tools[tool] = None
+
+    def brought_back(self, position: Position, old: str, attachment: Attachment, milliseconds: float, commit: str) -> None:
+        """A machine was restored for a call's step: the step's calls are sent there, and what was done to the `old` one is undone."""
+        with self.lock:
+            undone = self.machines[old].calls if old in self.machines else {}
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.places[position.lane] = attachment
+                    step.restored = (milliseconds + (step.restored[0] if step.restored else 0.0), commit)
+                    for call in undone:
+                        step.calls.pop(call, None)
+
+    def adopted(self, machine_id: str, live: Live) -> None:
+        """A machine was looked at, or made: this is what it holds."""
+        with self.lock:
+            self.machines[machine_id] = live
+
+    def dropped(self, machine_id: str) -> None:
+        """Nothing is known of a machine any more."""
+        with self.lock:
+            self.machines.pop(machine_id, None)
+
+    # --- results of tasks ---
+
+    def acknowledge(self, key: Key, task: str) -> tuple[set[str], Snapshot | None]:
+        """The calls of a task whose result is about to be stored, and the version that already holds all of the step's, if one does."""
+        with self.lock:
+            step = self._steps.get(key)
+            if step is None:
+                return set(), None
+            mine = {call for call, owner in step.calls.items() if owner == task}
+            for live in self._of(step):
+                for name, call in live.calls.items():
+                    if name in mine and call.position.path[-1] == key:
+                        call.done = True
+            return mine, self._snapshot(step) if mine else None
+
+    def fail(self, key: Key, task: str) -> None:
+        """A task was interrupted or raised: what it did itself will be done again."""
+        with self.lock:
+            step = self._steps.get(key)
+            if step is None:
+                return
+            step.failed = True
+            for live in self.machines.values():
+                if any(call.position.path[-1] == key and call.position.tasks[-1] == task for call in live.calls.values()):
+                    live.tainted = True
+
+    def settled(self, key: Key) -> Closing | None:
+        """The machine of a step that holds only stored results, to be made a version in the middle of the step; None if it cannot be."""
+        with self.lock:
+            step = self._steps.get(key)
+            place = None if step is None else step.place("")
+            if step is None or place is None or place.machine_id is None or place.shared:
+                return None
+            live = self.machines.get(place.machine_id)
+            if live is None or live.tainted or not all(call.done for call in live.calls.values()):
+                return None
+            version = live.build or live.version
+            if version is None or (live.committed and not live.calls):
+                return None
+            return Closing(key, Record(place, version), place.machine_id, live)
+
+    def snapshot(self, key: Key) -> Snapshot | None:
+        """The version that holds all calls of a step so far, None if there is none."""
+        with self.lock:
+            step = self._steps.get(key)
+            return None if step is None else self._snapshot(step)
+
+    def _snapshot(self, step: Step) -> Snapshot | None:
+        place = step.place("")
+        live = self.machines.get(place.machine_id or "") if place is not None else None
+        if place is None or live is None or live.tainted or live.calls or live.version is None:
+            return None
+        return Snapshot(Record(place.moved(commit=live.version if live.committed else None), live.version), frozenset(step.calls))
+
+    def _of(self, step: Step) -> Sequence[Live]:
+        ids = {place.machine_id for place in step.places.values()}
+        if step.record is not None:
+            ids.add(step.record.attachment.machine_id)
+        return [self.machines[machine_id] for machine_id in ids if machine_id in self.machines]
+
+    # --- checkpoints ---
+
+    def inherit(
+        self, key: Key, parent: Key | None, around: Key | None, lane: str, *, copied: Record | None, known: Record | None
+    ) -> Closing:
+        """A checkpoint that is put without a superstep before it: an input, an update, a fork. It has its parent's state.
+
+        `around` is the step around a nested graph; such a graph begins with the machine as it is there. `copied` is the record of the
+        checkpoint that it is a copy of, `known` that of the parent, from the database.
+        """
+        with self.lock:
+            outer = self._steps.get(around) if around is not None else None
+            if copied is not None:
+                return Closing(key, copied.inherited())
+            if outer is not None:
+                return Closing(key, self._now(outer, lane))
+            step = self._steps.get(parent) if parent is not None else None
+            record = step.record if step is not None and step.record is not None else known
+            return Closing(key, None if record is None else record.inherited())
+
+    def _now(self, step: Step, lane: str) -> Record | None:
+        """The state of a step's machine at this moment, as far as it has a name."""
+        place = step.place(lane)
+        if place is None:
+            return None
+        live = self.machines.get(place.machine_id or "")
+        if live is not None and not live.calls and not live.tainted and live.version is not None:
+            return Record(place.moved(commit=live.version if live.committed else None), live.version)
+        if step.record is None or not place.same_machine(step.record.attachment):
+            return Record(place)
+        return replace(step.record.inherited(), attachment=place.moved(commit=step.record.commit))
+
+    def close(self, key: Key, parent: Key, lane: str, known: Record | None) -> Closing:
+        """The checkpoint that a superstep ends with. `known` is the parent's record from the database, where the ledger has none."""
+        with self.lock:
+            step = self._steps.get(parent)
+            if step is None:
+                return Closing(key, None if known is None else known.inherited())
+            place = step.place(lane)
+            before, inside = step.record, step.result
+            if place is None or (before is None and not step.moved and place == HERE):
+                return Closing(key, inside if place is None else None)
+            tools = ", ".join(step.tools) or None
+            restore_ms, restored_from = step.restored if step.restored is not None else (None, None)
+            nearest = None if before is None else before.commit or before.nearest
+            live = self.machines.get(place.machine_id or "")
+
+            def record(
+                version: str | None, commit: str | None, why: str | None = None, *, repeats: bool = False, at: Attachment = place
+            ) -> Record:
+                at = at if at.commit == commit else at.moved(commit=commit)
+                near = nearest if commit is None and (version is not None or repeats) else None
+                return Record(at, version, tools, None, restore_ms, restored_from, why, near, repeats)
+
+            touched = live is not None and not place.shared and (step.moved or parent in live.touched)
+            if live is None or not touched:
+                if inside is not None and not place.shared and not step.moved and (live is None or inside.attachment.same_machine(place)):
+                    # A graph nested in this step had ended before this process began.
+                    at = inside.attachment.moved(cwd=place.cwd)
+                    return Closing(key, record(inside.version, inside.commit, inside.no_commit, at=at))
+                if before is not None and not step.moved:
+                    return Closing(key, record(before.version, before.commit, before.no_commit))
+                known_version = live.version if live is not None and not live.calls else None
+                return Closing(key, record(known_version, known_version if live is not None and live.committed else None))
+            if not live.calls and live.version is not None:
+                return Closing(key, record(live.version, live.version if live.committed else None))
+            if self._branches_share(live, parent):
+                why = "branches of one step share the machine, so that it has a version only when all of them have ended"
+                return Closing(key, record(None, None, why, repeats=True))
+            # Without a build, the thread has moved to a machine that nothing was done on yet.
+            live.build = live.build or str(uuid.uuid4())
+            return Closing(key, record(live.build, None), place.machine_id, live)
+
+    def _branches_share(self, live: Live, parent: Key) -> bool:
+        """Whether several tasks of a step around this one have calls on the machine that no version holds yet."""
+        for depth in range(max((len(call.position.path) for call in live.calls.values()), default=0)):
+            tasks: dict[Key, set[str]] = {}
+            for call in live.calls.values():
+                if len(call.position.path) > depth and call.position.path[depth] != parent:
+                    tasks.setdefault(call.position.path[depth], set()).add(call.position.tasks[depth])
+            if any(len(several) > 1 for key, several in tasks.items() if key.namespace != parent.namespace):
+                return True
+        return False
+
+    def uncommitted(self, closing: Closing) -> Closing:
+        """The same; its machine is to be committed also if nothing was done in this step, but earlier."""
+        with self.lock:
+            record = closing.record
+            live = None if record is None else self.machines.get(record.attachment.machine_id or "")
+            if closing.live is not None or record is None or live is None or record.attachment.shared or record.version is None:
+                return closing
+            if live.calls or live.tainted or live.committed or live.version != record.version:
+                return closing
+            return replace(closing, machine_id=record.attachment.machine_id, live=live)
+
+    def forget(self, thread: str) -> None:
+        """A thread's checkpoints were deleted."""
+        with self.lock:
+            for key in [key for key in self._steps if key.thread == thread]:
+                del self._steps[key]
+            for head in [head for head in self._heads if head[0] == thread]:
+                del self._heads[head]
+
+    def sealed(self, live: Live, version: str, *, committed: bool) -> None:
+        """All calls on a machine are part of this version now."""
+        with self.lock:
+            live.version, live.committed, live.build = version, committed, None
+            live.calls.clear()
+            live.lineage.add(version)

@@ -1,0 +1,152 @@
+"""What a checkpoint says of its machine, as it is stored: flat facts in the checkpoint's metadata, and rows among its pending writes.
+
+The metadata tells the state that the checkpoint begins with. The rows tell what the tasks of the superstep that follows have done to the
+machine so far, and which of that is in a commit; from them a resumed run learns which finished tasks it may keep. Pure; nothing here knows
+of savers or machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.errors import Unsupported
+
+FORMAT = 1
+"""The version of what is stored. Another one is refused: guessing would mean running on the wrong machine."""
+CHANNEL = "__vers__"
+"""The channel of rows among a checkpoint's pending writes. They never show."""
+_ATTACHMENT = {
+    "backend": "vers_backend",
+    "machine_id": "vers_machine",
+    "commit": "vers_commit",
+    "cwd": "vers_cwd",
+    "host_key": "vers_host_key",
+}
+_FACTS = ("version", "tools", "commit_ms", "restore_ms", "restored_from", "no_commit", "nearest")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The machine of a checkpoint."""
+
+    attachment: Attachment
+    version: str | None = None
+    """The name (a UUID) of the machine's content at this checkpoint; its commit, if it has one, has the same id. None: not known."""
+    tools: str | None = None
+    """What ran in the superstep that made the checkpoint, such as "bash, write"."""
+    commit_ms: float | None = None
+    restore_ms: float | None = None
+    restored_from: str | None = None
+    no_commit: str | None = None
+    """Why there is no commit of its own, a sentence."""
+    nearest: str | None = None
+    """The nearest ancestor's commit, where there is none of its own."""
+    repeats: bool = False
+    """Whether this nested checkpoint lies inside a superstep whose branches share the machine: all are repeated, or none."""
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that restores this state, None if there is none."""
+        return self.attachment.commit
+
+    def inherited(self) -> Record:
+        """The same for a checkpoint that was made without touching the machine: nothing was spent on it."""
+        return replace(self, tools=None, commit_ms=None, restore_ms=None, restored_from=None)
+
+    def metadata(self) -> dict[str, Any]:
+        """What is added to the checkpoint's metadata."""
+        facts = {key: getattr(self.attachment, name) for name, key in _ATTACHMENT.items()}
+        facts |= {f"vers_{name}": getattr(self, name) for name in _FACTS}
+        facts |= {"vers_shared": self.attachment.shared or None, "vers_repeats": self.repeats or None}
+        return {"vers_format": FORMAT} | {key: value for key, value in facts.items() if value is not None}
+
+
+def read_record(metadata: Mapping[str, Any]) -> Record | None:
+    """The record of a checkpoint with this metadata, None if it has none.
+
+    Raises:
+        Unsupported: it was written in another format.
+    """
+    written = metadata.get("vers_format")
+    if written is None:
+        return None
+    check_format(written)
+    attachment = Attachment(**{name: metadata.get(key) for name, key in _ATTACHMENT.items()}, shared=bool(metadata.get("vers_shared")))
+    return Record(attachment, **{name: metadata.get(f"vers_{name}") for name in _FACTS}, repeats=bool(metadata.get("vers_repeats")))
+
+
+def check_format(written: object) -> None:
+    """Refuse what another version of this package has written.
+
+    Raises:
+        Unsupported: the format is not the one that is known.
+    """
+    if written != FORMAT:
+        newer = isinstance(written, int) and written > FORMAT
+        raise Unsupported(
+            f"the checkpoint's machine was recorded in format {written!r}, and this version of langchain-vers knows format {FORMAT}; "
+            + ("upgrade langchain-vers" if newer else "open it with the version of langchain-vers that wrote it")
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A version of the machine in the middle of a superstep, and the calls of that superstep that are in it."""
+
+    record: Record
+    calls: frozenset[str] = frozenset()
+
+    def row(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {"format": FORMAT, "snapshot": self.record.metadata(), "calls": sorted(self.calls)}
+
+
+def acknowledgement(calls: Iterable[str], snapshot: Snapshot | None = None) -> dict[str, Any]:
+    """The row that is stored with a finished task's writes: the calls by which it changed the machine."""
+    row: dict[str, Any] = {"format": FORMAT, "calls": sorted(calls)}
+    return row if snapshot is None else {**row, "also": snapshot.row()}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a resumed run may build on."""
+
+    snapshot: Snapshot | None = None
+    """Where the machine stands; None: where the checkpoint's own record says."""
+    hidden: frozenset[str] = field(default_factory=frozenset)
+    """Tasks whose results must not be kept, because no version of the machine has exactly their effects: they run again."""
+
+
+def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
+    """What of a checkpoint's pending writes (task, channel, value) a resumed run may keep.
+
+    Of the snapshots whose calls all belong to finished tasks, the one with the most calls is built on; tasks with a call that is not in it
+    are repeated. Tasks that did not change the machine are always kept.
+    """
+    done: dict[str, set[str]] = {}
+    snapshots: list[Snapshot] = []
+    for task, channel, value in writes:
+        if channel != CHANNEL:
+            continue
+        check_format(value["format"])
+        taken = value if "snapshot" in value else value.get("also")
+        if taken is not None:
+            record = read_record(taken["snapshot"])
+            snapshots.append(Snapshot(record or Record(HERE), frozenset(taken["calls"])))
+        if "snapshot" not in value:
+            done.setdefault(task, set()).update(value["calls"])
+    if not done and not snapshots:
+        return Accepted()
+    finished = set().union(*done.values()) if done else set()
+    fitting = [snapshot for snapshot in snapshots if snapshot.calls <= finished]
+    best = max(fitting, key=lambda snapshot: len(snapshot.calls), default=None)
+    covered = best.calls if best is not None else frozenset()
+    return Accepted(best, frozenset(task for task, calls in done.items() if not calls <= covered))
+
+
+def visible(writes: Sequence[tuple[str, str, Any]], accepted: Accepted) -> list[tuple[str, str, Any]]:
+    """The pending writes as a graph may see them."""
+    return [write for write in writes if write[1] != CHANNEL and write[0] not in accepted.hidden]

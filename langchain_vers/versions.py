@@ -1,0 +1,408 @@
+"""Machines that follow the conversation: each call finds its machine as its checkpoint says, and what it did becomes a version.
+
+`Versions` acts on machines by what the `Ledger` knows: it looks whether a machine is where the conversation is, restores it from a commit
+if it is gone or has moved on, holds calls back while a commit is made, and makes the commits. It runs on the I/O thread. What is stored in
+the database is `checkpoint.py`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_vers._io import io
+from langchain_vers.attachment import Attachment
+from langchain_vers.backends.gate import Gate
+from langchain_vers.backends.stamps import Guard, Stamp, this_process
+from langchain_vers.backends.vers import VersBackend
+from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
+from langchain_vers.ledger import Closing, Key, Ledger, Live, Position
+from langchain_vers.records import Record, Snapshot
+
+if TYPE_CHECKING:
+    from langchain_vers.context import BackendContext
+
+Policy = Literal["step", "turn", "manual"]
+KNOWN_SECONDS = 30.0
+"""How long a call waits for its own checkpoint, which is stored while the graph goes on."""
+BOOT_SECONDS = 120.0
+
+
+@dataclass
+class Arrival:
+    """A machine that is where the conversation is."""
+
+    attachment: Attachment
+    notice: str | None = None
+    """What had to be done for that, a sentence; None if nothing."""
+    milliseconds: float = 0.0
+    """What that took."""
+    restored_from: str | None = None
+
+
+@dataclass(frozen=True)
+class Ties:
+    """What `Versions` needs of the database."""
+
+    identity: Callable[[], str]
+    """The database's own name."""
+    write: Callable[[Key, dict[str, Any]], None]
+    """Store a row with a checkpoint."""
+    baseline: Callable[[str, str], Record | None]
+    """The first version that a thread knows of a machine."""
+
+
+class Versions:
+    """The machines of the threads of one saver."""
+
+    def __init__(self, context: BackendContext, ledger: Ledger, ties: Ties, *, policy: Policy, lease: float) -> None:
+        self.context = context
+        self.ledger = ledger
+        self.policy = policy
+        self._ties = ties
+        self._lease = lease
+
+    # --- calls ---
+
+    async def known(self, position: Position) -> None:
+        """Wait until the checkpoints of a call have passed the saver: it is then known which machine they stand for, and committed.
+
+        Raises:
+            Conflict: they do not come.
+        """
+        for key in position.path:
+            if self.ledger.step(key) is None and self.ledger.saved(key.thread, key.namespace):
+                await self._passed(key)
+
+    async def _passed(self, key: Key) -> None:
+        loop = asyncio.get_running_loop()
+        passed: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not passed.done():
+                passed.set_result(None)
+
+        def arrived() -> None:
+            loop.call_soon_threadsafe(settle)
+
+        self.ledger.notify(key, arrived)
+        try:
+            async with asyncio.timeout(KNOWN_SECONDS):
+                await passed
+        except TimeoutError:
+            raise Conflict(
+                f"the conversation's checkpoint {key.checkpoint} was not stored within {KNOWN_SECONDS:.0f} s, so it is not known which "
+                'version of the machine belongs to it; nothing was run (the durability "exit" stores none and cannot be used here)'
+            ) from None
+        finally:
+            self.ledger.forget_waiter(key, arrived)
+
+    async def arrive(self, position: Position, attachment: Attachment, *, nearest: bool = False) -> Arrival:
+        """Have the machine of a call in the state that the call must find.
+
+        Raises:
+            Conflict: another process works on it, or the state has no commit. Gone: it is gone, and so is its commit. Unreachable.
+        """
+        arrival = Arrival(attachment)
+        while True:
+            machine_id = arrival.attachment.machine_id
+            assert machine_id is not None
+            wanted = self.ledger.wanted(position, machine_id)
+            if self.ledger.fits(position, machine_id, wanted):
+                self.ledger.use(position, machine_id, wanted)
+                return arrival
+            async with self._bringing(machine_id):
+                # Another call of the step may have done it meanwhile.
+                now = self.ledger.place(position) or arrival.attachment
+                if now.same_machine(arrival.attachment) and not self.ledger.fits(position, machine_id, wanted):
+                    arrival = await self._bring(position, arrival.attachment, wanted, nearest)
+                else:
+                    arrival = replace(arrival, attachment=now)
+
+    def guard(self, version: str | None) -> Guard:
+        """What lets calls pass while the machine is this process's."""
+        return Guard(this_process(), self._lease, version)
+
+    @asynccontextmanager
+    async def changing(self, position: Position, machine_id: str, backend: VersBackend) -> AsyncIterator[VersBackend]:
+        """Around a call that may change the machine: the backend to do it with.
+
+        What the call did counts as done by its task once the task's result is stored; if it is broken off, its effects will be undone.
+        """
+        await self._baseline(position, machine_id, backend)
+        async with self.gate(machine_id).call():
+            call, version = self.ledger.begin(position, machine_id)
+            guard = self.guard(version)
+            try:
+                yield backend.guarded(guard)
+            except TakenOver:
+                guard.used = False
+                raise
+            except VersError:
+                raise
+            except BaseException:
+                if guard.used:
+                    self.ledger.taint(machine_id)
+                raise
+            finally:
+                if not guard.used:
+                    self.ledger.withdraw(position, machine_id, call)
+
+    async def retake(self, machine_id: str) -> None:
+        """A call was refused because the machine is not this process's: find out why, so that it can be repeated."""
+        live = self.ledger.machines.get(machine_id)
+        if live is not None and not live.tainted and await (await self.context.machine(machine_id)).look() is None:
+            await self._take(machine_id, live.build or live.version)  # a command has removed the line
+        else:
+            self.ledger.dropped(machine_id)
+
+    def gate(self, machine_id: str) -> Gate:
+        """Orders calls and commits on a machine."""
+        return self.context.link.gates.setdefault(machine_id, Gate())
+
+    def _bringing(self, machine_id: str) -> asyncio.Lock:
+        return self.context.link.bringing.setdefault(machine_id, asyncio.Lock())
+
+    # --- bringing a machine to a state ---
+
+    async def _bring(self, position: Position, attachment: Attachment, wanted: Record | None, nearest: bool) -> Arrival:
+        started = time.monotonic()
+        machine_id = attachment.machine_id
+        assert machine_id is not None
+        thread = position.path[0].thread
+        live = self.ledger.machines.get(machine_id)
+        if live is not None and live.tainted and position.retried and len(live.owners() - {position.tasks[0]}) > 0:
+            raise Conflict(
+                "a retry cannot undo what the first attempt did to the machine without undoing what other tasks of the same step did; "
+                "end the run and start it again from its last checkpoint, and the whole step will be repeated",
+                machine_id=machine_id,
+            )
+        try:
+            stamp = await (await self.context.machine(machine_id, attachment.host_key)).look()
+        except Gone:
+            if wanted is None or (wanted.commit or wanted.version) is None:
+                raise
+            why = f"VM {machine_id} does not exist any more"
+        else:
+            self._check_lease(machine_id, stamp)
+            held = None if stamp is None else stamp.version
+            if held is not None and (wanted is None or wanted.version is None):
+                # Somebody versioned it before. If it was this thread, its first version is what a checkpoint without one means.
+                wanted = await io.blocking(self._ties.baseline, thread, machine_id) or wanted
+            version = None if wanted is None else wanted.version
+            if version == held or (version is None and (live is None or not live.tainted)):
+                await self._take(machine_id, held)
+                committed = wanted is not None and version is not None and wanted.commit is not None
+                self.ledger.adopted(machine_id, Live(held, committed=committed, root=position.path[0]))
+                return Arrival(attachment)
+            why = f"VM {machine_id} has moved on since this point of the conversation"
+        restored = await self._restored(thread, attachment, wanted, nearest)
+        took = _since(started)
+        commit = restored.commit or ""
+        self.ledger.brought_back(position, machine_id, restored, took, commit)
+        return Arrival(restored, f"{why}; this ran on VM {restored.machine_id}, restored from commit {commit}", took, commit)
+
+    def _check_lease(self, machine_id: str, stamp: Stamp | None) -> None:
+        left = 0 if stamp is None else stamp.holds()
+        if left > 0:
+            raise Conflict(
+                f"another process works on VM {machine_id} for this conversation; nothing was run: wait for it, or try again in {left} s, "
+                "when its lease runs out if it has fallen silent",
+                machine_id=machine_id,
+            )
+
+    async def _restored(self, thread: str, attachment: Attachment, wanted: Record | None, nearest: bool) -> Attachment:
+        """A new machine in the wanted state, and the books about it."""
+        commit = None if wanted is None else wanted.commit or wanted.version
+        near = None if wanted is None else wanted.nearest
+        client = await self.context.client()
+        machine_id = None
+        if commit is not None:
+            try:
+                machine_id = await client.restore_vm(commit_id=commit)
+            except Gone:
+                if wanted is not None and wanted.commit is not None:
+                    near = None if near == commit else near
+        if machine_id is None and nearest and near is not None:
+            commit = near
+            machine_id = await client.restore_vm(commit_id=near)
+        if machine_id is None or commit is None:
+            raise _no_commit(attachment.machine_id, wanted, near)
+        try:
+            await client.label_vm(machine_id, await io.blocking(self.labels, thread))
+            await client.wait_until_running(machine_id, deadline=BOOT_SECONDS)
+            backend = await self.context.machine(machine_id, attachment.host_key)
+            version = commit if wanted is None or commit != wanted.commit else wanted.version or commit
+            await backend.take(Stamp(version, this_process(), int(self._lease)))
+        except BaseException:
+            self.context.forget_vm(machine_id)
+            with contextlib.suppress(VersError):
+                await client.delete_vm(machine_id)
+            raise
+        self.ledger.adopted(machine_id, Live(version if wanted is None else wanted.version or version, committed=True))
+        return attachment.moved(machine_id=machine_id, commit=commit, host_key=backend.host_key)
+
+    async def machine_at(self, thread: str, record: Record) -> Attachment:
+        """A new machine as a checkpoint says; no thread is moved to it."""
+        return await self._restored(thread, record.attachment, record, nearest=False)
+
+    def labels(self, thread: str) -> dict[str, str]:
+        """The labels of a VM that is made for a thread. For a thread that may wait for the database."""
+        return {"langchain-vers-thread": thread, "langchain-vers-database": self._ties.identity()}
+
+    async def _take(self, machine_id: str, version: str | None) -> None:
+        backend = await self.context.machine(machine_id)
+        await backend.take(Stamp(version, this_process(), int(self._lease)))
+
+    async def _baseline(self, position: Position, machine_id: str, backend: VersBackend) -> None:
+        """Commit a machine that has no version yet, before the first call that changes it: for a crash to go back to."""
+        live = self.ledger.machines[machine_id]
+        if live.version is not None or live.calls or live.build or self.policy == "manual" or position.lane:
+            return
+        async with self.gate(machine_id).commit():
+            if live.version is not None or live.calls:
+                return
+            version = str(uuid.uuid4())
+            await self._take(machine_id, version)
+            error = await self._commit(position.path[0].thread, machine_id, version)
+            self.ledger.sealed(live, version, committed=error is None)
+            place = self.ledger.place(position)
+            assert place is not None
+            record = Record(place.moved(commit=version if error is None else None, host_key=backend.host_key), version, no_commit=error)
+            for key in position.path:
+                step = self.ledger.step(key)
+                if step is not None and step.version is None and not step.moved:
+                    step.record = record
+                    live.lineage.add(version)
+                    await io.blocking(self._ties.write, key, Snapshot(record).row())
+
+    # --- making versions ---
+
+    async def commit_at(self, key: Key, record: Record) -> str:
+        """Commit the machine of a checkpoint as it is there; the commit's id. One that exists already is enough.
+
+        Raises:
+            Conflict: the machine has moved on since.
+        """
+        machine_id, version = record.attachment.machine_id, record.version
+        assert machine_id is not None
+        if record.commit is not None:
+            return record.commit
+        async with self.gate(machine_id).commit():
+            live = self.ledger.machines.get(machine_id)
+            stamp = await (await self.context.machine(machine_id, record.attachment.host_key)).look()
+            self._check_lease(machine_id, stamp)
+            if (stamp is not None and stamp.version != version) or (live is not None and live.calls):
+                raise Conflict(
+                    f"VM {machine_id} has moved on since checkpoint {key.checkpoint}, which has no commit; commit a later one",
+                    machine_id=machine_id,
+                )
+            new = version or str(uuid.uuid4())
+            await self._take(machine_id, new)
+            error = await self._commit(key.thread, machine_id, new)
+            if error is not None:
+                raise Conflict(f"the commit of VM {machine_id} could not be made: {error}", machine_id=machine_id)
+            if live is None:
+                self.ledger.adopted(machine_id, Live(new, committed=True))
+            else:
+                self.ledger.sealed(live, new, committed=True)
+            made = replace(record, attachment=record.attachment.moved(commit=new), version=new, no_commit=None, nearest=None)
+            step = self.ledger.step(key)
+            if step is not None:
+                step.record = made
+            await io.blocking(self._ties.write, key, Snapshot(made).row())
+            return new
+
+    async def seal(self, machine_id: str, plan: Callable[[], Closing], *, always: bool = False) -> Closing:
+        """Close a superstep: its machine, at rest, becomes a version, and is committed if the policy or the caller says so.
+
+        `plan` says what is to be done, and is asked again when the machine is at rest. A commit that cannot be made is no error: the run
+        goes on, and the record says why.
+        """
+        async with self.gate(machine_id).commit():
+            closing = plan()
+            live, record = closing.live, closing.record
+            if live is None or record is None or record.version is None or closing.machine_id is None:
+                return closing
+            error = None if live.build is None else await self._named(closing.machine_id, live, record.version)
+            if error is None and not always and self.policy != "step":
+                why = f'commits are made {"when a turn ends" if self.policy == "turn" else "on request"} (commit="{self.policy}")'
+                self.ledger.sealed(live, record.version, committed=False)
+                return replace_record(closing, no_commit=why)
+            started = time.monotonic()
+            error = error or await self._commit(closing.key.thread, closing.machine_id, record.version)
+            self.ledger.sealed(live, record.version, committed=error is None)
+            if error is not None:
+                return replace_record(closing, no_commit=f"the commit could not be made: {error}")
+            attachment = record.attachment.moved(commit=record.version)
+            return replace_record(closing, attachment=attachment, commit_ms=_since(started), nearest=None, no_commit=None)
+
+    async def _named(self, machine_id: str, live: Live, version: str) -> str | None:
+        """Make sure that the machine carries the name of the version that it is about to become; why it cannot be, if so."""
+        try:
+            backend = await self.context.machine(machine_id)
+            stamp = await backend.look()
+            if stamp is not None and stamp.version == version and stamp.owner == this_process():
+                return None
+            if stamp is not None and stamp.holds() > 0:
+                return f"another process has taken over VM {machine_id}"
+            await self._take(machine_id, version)
+        except VersError as error:
+            return str(error)
+        return None
+
+    async def _commit(self, thread: str, machine_id: str, version: str) -> str | None:
+        """Commit a machine under the version's own id; why it could not be done, None if it was."""
+        try:
+            client = await self.context.client()
+            name = f"langchain-vers/{await io.blocking(self._ties.identity)}/{thread}"
+            await client.commit_vm(machine_id, name=name[:200], commit_id=version)
+        except VersError as error:
+            return str(error)
+        return None
+
+    async def release(self, machine_id: str) -> None:
+        """A turn has ended: other processes may work on the machine from now on."""
+        live = self.ledger.machines.get(machine_id)
+        if live is None or live.calls or live.version is None:
+            return
+        with contextlib.suppress(VersError):
+            async with self.gate(machine_id).commit():
+                if live.calls or live.version is None:
+                    return
+                backend = await self.context.machine(machine_id)
+                stamp = await backend.look()
+                if stamp is not None and stamp.owner == this_process() and stamp.version == live.version:
+                    await backend.take(Stamp(live.version, this_process(), 0))
+
+
+def replace_record(closing: Closing, **changes: Any) -> Closing:  # noqa: ANN401  # fields of a record
+    """The same with other facts in its record, and nothing left to commit."""
+    assert closing.record is not None
+    return replace(closing, record=replace(closing.record, **changes), live=None)
+
+
+def _no_commit(machine_id: str | None, wanted: Record | None, near: str | None) -> VersError:
+    reason = (wanted.no_commit if wanted is not None else None) or "none was made, or it was deleted"
+    if wanted is not None and wanted.commit is not None:
+        reason = f"its commit {wanted.commit} does not exist any more"
+    remedy = (
+        f'the nearest earlier one is {near}: accept it with config={{"configurable": {{"vers_nearest": True}}}}'
+        if near is not None
+        else "start from a checkpoint that has one (langchain-vers history lists them), or attach the thread to another VM"
+    )
+    return Conflict(
+        f"VM {machine_id} is not as it was at this checkpoint, and the checkpoint has no commit to restore ({reason}); nothing was run: "
+        f"{remedy}",
+        machine_id=machine_id,
+    )
+
+
+def _since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)
