@@ -30,16 +30,15 @@ from langgraph.checkpoint.base.id import uuid6
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext
+from langchain_vers.database import RESERVED_THREAD, Database, config_of
 from langchain_vers.errors import BadInput, Gone
-from langchain_vers.ledger import Closing, Key, Ledger
-from langchain_vers.reclaim import References, delete_unreferenced, expendable, references
-from langchain_vers.records import CHANNEL, Record, Snapshot, accept, acknowledgement, read_record, visible
-from langchain_vers.versions import Policy, Ties, Versions
+from langchain_vers.ledger import Ledger
+from langchain_vers.reclaim import ThreadEnds
+from langchain_vers.records import CHANNEL, Record, accept, acknowledgement, read_record, visible
+from langchain_vers.steps import Closing, Key
+from langchain_vers.versions import Policy, Versions
 from langchain_vers.workers import lane_of
 
-RESERVED_THREAD = "langchain-vers"
-"""The thread under which the database's own name is stored."""
-_IDENTITY = "00000000-0000-6000-8000-000000000001"
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
 _FAILED = {"__interrupt__", "__error__"}
 _CONTROL = {*_FAILED, "__resume__", "__error_source_node__", "__scheduled__"}
@@ -65,7 +64,7 @@ def _fitted(cls: type[VersSaver], inner: type) -> type[VersSaver]:
     return _types[cls, inner]
 
 
-class VersSaver(BaseCheckpointSaver[Any]):
+class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     """Wraps a checkpointer, so that a thread's machine is restored, rewound and forked with its conversation.
 
     Args:
@@ -104,10 +103,10 @@ class VersSaver(BaseCheckpointSaver[Any]):
         self.inner = inner
         self.context = context
         self.keep_commits = keep_commits
-        self._shared = _Shared()
+        self.database = Database(inner)
         self.ledger = Ledger()
-        ties = Ties(self.identity, self._write_row, self._baseline)
-        self.versions = Versions(context, self.ledger, ties, policy=commit, lease=lease)
+        self.versions = Versions(context, self.ledger, self.database, policy=commit, lease=lease)
+        self._read = _Read()
 
     # --- what is the inner saver's ---
 
@@ -154,7 +153,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See `get_tuple`."""
-        self._needs_async("aget_tuple")
+        self.needs_async("aget_tuple")
         return self._seen(config, await self.inner.aget_tuple(config))
 
     def list(
@@ -179,7 +178,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """See `list`."""
-        self._needs_async("alist")
+        self.needs_async("alist")
         async for found in self.inner.alist(config, filter=filter, before=before, limit=limit):
             if (shown := _shown(found)) is not None:
                 yield shown
@@ -200,7 +199,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
         accepted = accept(found.pending_writes or ())
         state = accepted.snapshot.record if accepted.snapshot is not None else record
         self.ledger.load(key, state, around, lane_of(configurable))
-        self._shared.remember(key, found.checkpoint, record)
+        self._read.remember(key, found.checkpoint, record)
         if not found.pending_writes:
             return found
         return found._replace(pending_writes=visible(found.pending_writes, accepted))
@@ -224,7 +223,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
     ) -> RunnableConfig:
         """See `put`."""
-        self._needs_async("aput")
+        self.needs_async("aput")
         parent = self._parent(config)
         known = read_record(found.metadata) if parent is not None and (found := await self.inner.aget_tuple(parent)) is not None else None
         closing, plan = self._closing(config, checkpoint, metadata, known)
@@ -259,7 +258,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
         parent = None if (before := configurable.get("checkpoint_id")) is None else Key(thread, namespace, before)
         source = metadata.get("source")
         around = _around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
-        copied = self._shared.copied(key, checkpoint) if source == "fork" else None
+        copied = self._read.copied(key, checkpoint) if source == "fork" else None
 
         def plan() -> Closing:
             if source == "loop" and parent is not None:
@@ -285,7 +284,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
         if _ends(checkpoint):
             io.submit(self.versions.release(record.attachment.machine_id))
             if self.keep_commits is not None:
-                io.submit(self._retain(closing.key.thread))
+                io.submit(self.retain(closing.key.thread))
 
     # --- results of tasks ---
 
@@ -294,15 +293,15 @@ class VersSaver(BaseCheckpointSaver[Any]):
         key, noted, settles = self._task(config, writes, task_id)
         self.inner.put_writes(config, noted, task_id, task_path)
         if settles and (row := io.run(self._settle(key))) is not None:
-            self._write_row(key, row)
+            self.database.write(key, row)
 
     async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """See `put_writes`."""
-        self._needs_async("aput_writes")
+        self.needs_async("aput_writes")
         key, noted, settles = self._task(config, writes, task_id)
         await self.inner.aput_writes(config, noted, task_id, task_path)
         if settles and (row := await io.on_io(self._settle(key))) is not None:
-            await self.inner.aput_writes(_config(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
+            await self.inner.aput_writes(config_of(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
 
     def _task(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task: str) -> tuple[Key, Sequence[tuple[str, Any]], bool]:
         """The step, the writes as they are stored, and whether the machine may have a version now."""
@@ -333,67 +332,6 @@ class VersSaver(BaseCheckpointSaver[Any]):
         )
         snapshot = self.ledger.snapshot(key)
         return None if snapshot is None else snapshot.row()
-
-    # --- the end of threads ---
-
-    def delete_thread(self, thread_id: str) -> None:
-        """See `BaseCheckpointSaver.delete_thread`. The VMs that were made for the thread, and commits that nobody needs, go after it."""
-        self._without(lambda: references(self.inner.list(_thread(thread_id))), lambda: self.inner.delete_thread(thread_id), [thread_id])
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        """See `delete_thread`."""
-        self._needs_async("adelete_thread")
-        before = references([found async for found in self.inner.alist(_thread(thread_id))])
-        await self.inner.adelete_thread(thread_id)
-        self.ledger.forget(thread_id)
-        await io.on_io(delete_unreferenced(self, before))
-
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """See `BaseCheckpointSaver.delete_for_runs`, and `delete_thread`."""
-        found = [each for run in run_ids for each in self.inner.list(None, filter={"run_id": run})]
-        self._without(lambda: references(found), lambda: self.inner.delete_for_runs(run_ids), _threads(found))
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """See `delete_for_runs`."""
-        found = [each for run in run_ids async for each in self.inner.alist(None, filter={"run_id": run})]
-        await self.inner.adelete_for_runs(run_ids)
-        for thread in _threads(found):
-            self.ledger.forget(thread)
-        await io.on_io(delete_unreferenced(self, references(found)))
-
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """See `BaseCheckpointSaver.prune`, and `delete_thread`."""
-        found = [each for thread in thread_ids for each in self.inner.list(_thread(thread))]
-        self._without(lambda: references(found), lambda: self.inner.prune(thread_ids, strategy=strategy), thread_ids)
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """See `prune`."""
-        found = [each for thread in thread_ids async for each in self.inner.alist(_thread(thread))]
-        await self.inner.aprune(thread_ids, strategy=strategy)
-        for thread in thread_ids:
-            self.ledger.forget(thread)
-        await io.on_io(delete_unreferenced(self, references(found)))
-
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """See `BaseCheckpointSaver.copy_thread`. Commits are shared; the first of both that works on gets the machine, the other a copy."""
-        self.inner.copy_thread(source_thread_id, target_thread_id)
-
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """See `copy_thread`."""
-        await self.inner.acopy_thread(source_thread_id, target_thread_id)
-
-    def _without(self, read: Callable[[], References], delete: Callable[[], None], threads: Sequence[str]) -> None:
-        before = read()
-        delete()
-        for thread in threads:
-            self.ledger.forget(thread)
-        io.run(delete_unreferenced(self, before))
-
-    async def _retain(self, thread: str) -> None:
-        """Delete the commits of a thread that are more than are to be kept."""
-        assert self.keep_commits is not None
-        found = await io.blocking(lambda: list(self.inner.list(_thread(thread))))
-        await delete_unreferenced(self, References(commits=expendable(found, self.keep_commits)), within=thread)
 
     # --- for programs ---
 
@@ -448,37 +386,7 @@ class VersSaver(BaseCheckpointSaver[Any]):
 
     def identity(self) -> str:
         """The database's own name, a UUID that is stored in it when it is first asked for. VMs and commits carry it."""
-        if self._shared.identity is None:
-            found = self._read_identity()
-            if found is None:
-                at = _config(Key(RESERVED_THREAD, "", _IDENTITY))
-                base = {"configurable": {**at["configurable"], "checkpoint_id": None}}
-                stub = {"v": 1, "id": _IDENTITY, "ts": "", "channel_values": {}, "channel_versions": {}, "versions_seen": {}}
-                self.inner.put(cast("RunnableConfig", base), cast("Checkpoint", stub), cast("CheckpointMetadata", {"step": -2}), {})
-                # Of several processes that do this at once the first one's row stays: savers keep the first write of a task.
-                self.inner.put_writes(at, [(CHANNEL, {"format": 1, "identity": str(uuid.uuid4())})], _IDENTITY, "")
-                found = self._read_identity()
-            self._shared.identity = found
-        assert self._shared.identity is not None
-        return self._shared.identity
-
-    def _read_identity(self) -> str | None:
-        return database_identity(self.inner)
-
-    # --- for `Versions` ---
-
-    def _write_row(self, key: Key, row: dict[str, Any]) -> None:
-        self.inner.put_writes(_config(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
-
-    def _baseline(self, thread: str, machine_id: str) -> Record | None:
-        """The first version that a thread has recorded of a machine."""
-        first: Record | None = None
-        for found in self.inner.list(_thread(thread)):  # newest first
-            snapshots: list[Snapshot] = [s for s in (accept([write]).snapshot for write in found.pending_writes or ()) if s is not None]
-            for record in (read_record(found.metadata), *(snapshot.record for snapshot in snapshots if not snapshot.calls)):
-                if record is not None and record.version is not None and record.attachment.machine_id == machine_id:
-                    first = record
-        return first
+        return self.database.identity()
 
     def _recorded(self, config: RunnableConfig) -> tuple[Key, Record]:
         found = self.get_tuple(config)
@@ -492,7 +400,8 @@ class VersSaver(BaseCheckpointSaver[Any]):
             raise BadInput(f"checkpoint {key.checkpoint} of thread {thread} has no VM; langchain-vers history shows those that have one")
         return key, record
 
-    def _needs_async(self, name: str) -> None:
+    def needs_async(self, name: str) -> None:
+        """Refuse an async method of an inner saver that has none."""
         if getattr(type(self.inner), name) is getattr(BaseCheckpointSaver, name):
             kind = type(self.inner).__name__
             raise NotImplementedError(
@@ -500,22 +409,21 @@ class VersSaver(BaseCheckpointSaver[Any]):
             )
 
 
-class _Shared:
-    """What a saver and its copies have in common."""
+class _Read:
+    """The checkpoints that were read last."""
 
     def __init__(self) -> None:
-        self.identity: str | None = None
-        self._read: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
+        self._records: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
 
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None) -> None:
         """Keep what a checkpoint that was read says: the next one may be a copy of it."""
-        self._read[_content(key, checkpoint)] = record
-        while len(self._read) > _COPIES:
-            self._read.popitem(last=False)
+        self._records[_content(key, checkpoint)] = record
+        while len(self._records) > _COPIES:
+            self._records.popitem(last=False)
 
     def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:
         """The record of the checkpoint that was read with this very content: a copy is put beside its original, under the same parent."""
-        return self._read.get(_content(key, checkpoint))
+        return self._records.get(_content(key, checkpoint))
 
 
 def _content(key: Key, checkpoint: Checkpoint) -> tuple[str, str, int]:
@@ -547,28 +455,9 @@ def _shown(found: CheckpointTuple) -> CheckpointTuple | None:
     return found._replace(pending_writes=visible(found.pending_writes, accept(found.pending_writes)))
 
 
-def _config(key: Key) -> RunnableConfig:
-    return {"configurable": {"thread_id": key.thread, "checkpoint_ns": key.namespace, "checkpoint_id": key.checkpoint}}
-
-
-def _thread(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id}}
-
-
-def _threads(found: Sequence[CheckpointTuple]) -> list[str]:
-    return sorted({str(each.config["configurable"]["thread_id"]) for each in found})
-
-
 def _no_checkpoint(config: RunnableConfig) -> Gone:
     configurable = config["configurable"]
     return Gone(
         f"thread {configurable.get('thread_id')} has no checkpoint {configurable.get('checkpoint_id') or 'yet'}; "
         "langchain-vers history lists those that there are"
     )
-
-
-def database_identity(saver: BaseCheckpointSaver[Any]) -> str | None:
-    """The name of a saver's database, None if no `VersSaver` has given it one yet."""
-    found = saver.get_tuple(_config(Key(RESERVED_THREAD, "", _IDENTITY)))
-    rows = [value for _, channel, value in (found.pending_writes or ()) if channel == CHANNEL] if found is not None else []
-    return next((row["identity"] for row in rows if "identity" in row), None)

@@ -1,20 +1,23 @@
-"""What of machines and commits nobody needs any more, once checkpoints are gone."""
+"""The end of threads: when their checkpoints go, so do the machines that were made for them, and the commits that nobody needs any more."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from langchain_vers._io import io
+from langchain_vers.database import thread_config
 from langchain_vers.errors import Gone, VersError
+from langchain_vers.ledger import Ledger
 from langchain_vers.records import CHANNEL, read_record
 
 if TYPE_CHECKING:
-    from langchain_vers.checkpoint import VersSaver
+    from langchain_vers.context import BackendContext
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def expendable(found: Sequence[CheckpointTuple], keep: int) -> frozenset[str]:
     return frozenset(list(order)[keep:]) - kept
 
 
-async def delete_unreferenced(saver: VersSaver, candidates: References, *, within: str | None = None) -> None:
+async def _delete_unreferenced(saver: ThreadEnds, candidates: References, *, within: str | None = None) -> None:
     """Delete the machines that were made for the candidates' threads, and the commits, to which no checkpoint refers any more.
 
     What cannot be deleted now is left for `langchain-vers gc`. `within` is a thread whose own checkpoints do not count.
@@ -97,3 +100,85 @@ async def delete_unreferenced(saver: VersSaver, candidates: References, *, withi
         ):
             with contextlib.suppress(Gone, VersError):
                 await client.delete_commit(commit)
+
+
+class ThreadEnds(ABC):
+    """The part of `VersSaver` that deletes: each method passes on to the inner saver first, and then looks what is left over."""
+
+    inner: BaseCheckpointSaver[Any]
+    context: BackendContext
+    ledger: Ledger
+    keep_commits: int | None
+
+    @abstractmethod
+    def identity(self) -> str:
+        """The database's own name."""
+
+    @abstractmethod
+    def needs_async(self, name: str) -> None:
+        """Refuse an async method of an inner saver that has none."""
+
+    def delete_thread(self, thread_id: str) -> None:
+        """See `BaseCheckpointSaver.delete_thread`. The VMs that were made for the thread, and commits that nobody needs, go after it."""
+        self._without(
+            lambda: references(self.inner.list(thread_config(thread_id))), lambda: self.inner.delete_thread(thread_id), [thread_id]
+        )
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """See `delete_thread`."""
+        self.needs_async("adelete_thread")
+        before = references([found async for found in self.inner.alist(thread_config(thread_id))])
+        await self.inner.adelete_thread(thread_id)
+        self.ledger.forget(thread_id)
+        await io.on_io(_delete_unreferenced(self, before))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See `BaseCheckpointSaver.delete_for_runs`, and `delete_thread`."""
+        found = [each for run in run_ids for each in self.inner.list(None, filter={"run_id": run})]
+        self._without(lambda: references(found), lambda: self.inner.delete_for_runs(run_ids), _threads(found))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """See `delete_for_runs`."""
+        found = [each for run in run_ids async for each in self.inner.alist(None, filter={"run_id": run})]
+        await self.inner.adelete_for_runs(run_ids)
+        for thread in _threads(found):
+            self.ledger.forget(thread)
+        await io.on_io(_delete_unreferenced(self, references(found)))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See `BaseCheckpointSaver.prune`, and `delete_thread`."""
+        found = [each for thread in thread_ids for each in self.inner.list(thread_config(thread))]
+        self._without(lambda: references(found), lambda: self.inner.prune(thread_ids, strategy=strategy), thread_ids)
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """See `prune`."""
+        found = [each for thread in thread_ids async for each in self.inner.alist(thread_config(thread))]
+        await self.inner.aprune(thread_ids, strategy=strategy)
+        for thread in thread_ids:
+            self.ledger.forget(thread)
+        await io.on_io(_delete_unreferenced(self, references(found)))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See `BaseCheckpointSaver.copy_thread`. Commits are shared; the first of both that works on gets the machine, the other a copy."""
+        self.inner.copy_thread(source_thread_id, target_thread_id)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """See `copy_thread`."""
+        await self.inner.acopy_thread(source_thread_id, target_thread_id)
+
+    def _without(self, read: Callable[[], References], delete: Callable[[], None], threads: Sequence[str]) -> None:
+        before = read()
+        delete()
+        for thread in threads:
+            self.ledger.forget(thread)
+        io.run(_delete_unreferenced(self, before))
+
+    async def retain(self, thread: str) -> None:
+        """Delete the commits of a thread that are more than are to be kept."""
+        assert self.keep_commits is not None
+        found = await io.blocking(lambda: list(self.inner.list(thread_config(thread))))
+        await _delete_unreferenced(self, References(commits=expendable(found, self.keep_commits)), within=thread)
+
+
+def _threads(found: Sequence[CheckpointTuple]) -> list[str]:
+    return sorted({str(each.config["configurable"]["thread_id"]) for each in found})

@@ -15,7 +15,7 @@ from typing import Any
 
 from langchain_vers.attachment import Attachment
 from langchain_vers.errors import Conflict
-from langchain_vers.ledger import Key, Position, task_below
+from langchain_vers.steps import Key, Position, task_below
 
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""

@@ -21,9 +21,11 @@ from langchain_vers.attachment import Attachment
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.stamps import Guard, Stamp, this_process
 from langchain_vers.backends.vers import VersBackend
+from langchain_vers.database import Database
 from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
-from langchain_vers.ledger import Closing, Key, Ledger, Live, Position
+from langchain_vers.ledger import Ledger
 from langchain_vers.records import Record, Snapshot
+from langchain_vers.steps import Closing, Key, Live, Position
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
@@ -46,26 +48,14 @@ class Arrival:
     restored_from: str | None = None
 
 
-@dataclass(frozen=True)
-class Ties:
-    """What `Versions` needs of the database."""
-
-    identity: Callable[[], str]
-    """The database's own name."""
-    write: Callable[[Key, dict[str, Any]], None]
-    """Store a row with a checkpoint."""
-    baseline: Callable[[str, str], Record | None]
-    """The first version that a thread knows of a machine."""
-
-
 class Versions:
     """The machines of the threads of one saver."""
 
-    def __init__(self, context: BackendContext, ledger: Ledger, ties: Ties, *, policy: Policy, lease: float) -> None:
+    def __init__(self, context: BackendContext, ledger: Ledger, database: Database, *, policy: Policy, lease: float) -> None:
         self.context = context
         self.ledger = ledger
         self.policy = policy
-        self._ties = ties
+        self._database = database
         self._lease = lease
 
     # --- calls ---
@@ -194,7 +184,7 @@ class Versions:
             held = None if stamp is None else stamp.version
             if held is not None and (wanted is None or wanted.version is None):
                 # Somebody versioned it before. If it was this thread, its first version is what a checkpoint without one means.
-                wanted = await io.blocking(self._ties.baseline, thread, machine_id) or wanted
+                wanted = await io.blocking(self._database.baseline, thread, machine_id) or wanted
             version = None if wanted is None else wanted.version
             if version == held or (version is None and (live is None or not live.tainted)):
                 await self._take(machine_id, held)
@@ -254,7 +244,7 @@ class Versions:
 
     def labels(self, thread: str) -> dict[str, str]:
         """The labels of a VM that is made for a thread. For a thread that may wait for the database."""
-        return {"langchain-vers-thread": thread, "langchain-vers-database": self._ties.identity()}
+        return {"langchain-vers-thread": thread, "langchain-vers-database": self._database.identity()}
 
     async def _take(self, machine_id: str, version: str | None) -> None:
         backend = await self.context.machine(machine_id)
@@ -280,7 +270,7 @@ class Versions:
                 if step is not None and step.version is None and not step.moved:
                     step.record = record
                     live.lineage.add(version)
-                    await io.blocking(self._ties.write, key, Snapshot(record).row())
+                    await io.blocking(self._database.write, key, Snapshot(record).row())
 
     # --- making versions ---
 
@@ -316,7 +306,7 @@ class Versions:
             step = self.ledger.step(key)
             if step is not None:
                 step.record = made
-            await io.blocking(self._ties.write, key, Snapshot(made).row())
+            await io.blocking(self._database.write, key, Snapshot(made).row())
             return new
 
     async def seal(self, machine_id: str, plan: Callable[[], Closing], *, always: bool = False) -> Closing:
@@ -361,7 +351,7 @@ class Versions:
         """Commit a machine under the version's own id; why it could not be done, None if it was."""
         try:
             client = await self.context.client()
-            name = f"langchain-vers/{await io.blocking(self._ties.identity)}/{thread}"
+            name = f"langchain-vers/{await io.blocking(self._database.identity)}/{thread}"
             await client.commit_vm(machine_id, name=name[:200], commit_id=version)
         except VersError as error:
             return str(error)

@@ -1,0 +1,128 @@
+"""The words of the books about versioned threads: where a call stands, what follows a checkpoint, what a machine holds. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from langchain_vers.attachment import Attachment
+from langchain_vers.records import Record
+
+
+class Key(NamedTuple):
+    """Which checkpoint of which graph of a thread."""
+
+    thread: str
+    namespace: str
+    checkpoint: str
+
+
+def task_below(namespace: str, child: str) -> str:
+    """The task of `namespace`'s superstep in which the nested graph `child` runs ("a:1" and "a:1|b:2" give "2")."""
+    segment = child.removeprefix(namespace).lstrip("|").split("|", 1)[0]
+    return segment.rpartition(":")[2] or segment
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a call stands among the checkpoints: the nested steps that it is part of, outermost first, and its task in each."""
+
+    path: tuple[Key, ...]
+    tasks: tuple[str, ...]
+    lane: str = ""
+    """Which of several machines of the thread: "" is the thread's own, others belong to workers on branches of it."""
+    run: object = None
+    """Another object in another run of the innermost graph."""
+    execution: object = None
+    """Another object in another execution of the task: in a resumed run, or one that replays."""
+    attempt: int = 1
+
+    @property
+    def retried(self) -> bool:
+        """Whether it is a retry within one run: the other tasks of the step will not be repeated."""
+        return self.attempt > 1
+
+
+@dataclass
+class Call:
+    """A call that has begun to change a machine."""
+
+    position: Position
+    done: bool = False
+    """Whether the result of its task has been stored."""
+
+
+@dataclass
+class Step:
+    """What follows a checkpoint."""
+
+    record: Record | None
+    """The state that it starts from; None if that is unknown (a thread without a machine, or from before)."""
+    lane: str = ""
+    """The lane that the record is of."""
+    places: dict[str, Attachment] = field(default_factory=dict)
+    """By lane, where its calls are sent now; what is not there is where the record says."""
+    calls: dict[str, str] = field(default_factory=dict)
+    """All calls of it that changed a machine of the main lane, nested ones too, and the task of this step that each belongs to."""
+    tools: dict[str, None] = field(default_factory=dict)
+    moved: bool = False
+    failed: bool = False
+    """Whether a task of it was interrupted or raised."""
+    restored: tuple[float, str] | None = None
+    """What bringing back its machine has cost (ms), and from which commit."""
+    result: Record | None = None
+    """The last state known of a graph nested in it."""
+
+    @property
+    def version(self) -> str | None:
+        """The version of the machine that it starts from."""
+        return None if self.record is None else self.record.version
+
+    def place(self, lane: str) -> Attachment | None:
+        """Where the calls of a lane are sent; None if nothing is known."""
+        if lane in self.places or lane != self.lane:
+            return self.places.get(lane)
+        return None if self.record is None else self.record.attachment
+
+
+@dataclass
+class Live:
+    """A machine as this process knows it."""
+
+    version: str | None
+    """Its content was this when none of `calls` had begun."""
+    committed: bool = False
+    """Whether `version` is in a commit."""
+    build: str | None = None
+    """The name of the content that the calls are making."""
+    root: Key | None = None
+    """The outermost step that it is used in."""
+    lineage: set[str] = field(default_factory=set)
+    """Versions that it went through in that step."""
+    calls: dict[str, Call] = field(default_factory=dict)
+    touched: set[Key] = field(default_factory=set)
+    """The steps, nested ones and those around them, in which it has been changed."""
+    tainted: bool = False
+    """Whether it holds effects of a call whose task will be repeated."""
+
+    def owners(self) -> set[str]:
+        """The tasks of the outermost step that have calls on it."""
+        return {call.position.tasks[0] for call in self.calls.values()}
+
+
+def left_over(old: Position, new: Position) -> bool:
+    """Whether a call belongs to a run, or to an execution of the very task, that was broken off before this one."""
+    if old.path[-1] == new.path[-1] and old.run is not new.run:
+        return True
+    return old.tasks == new.tasks and (old.execution is not new.execution or old.attempt != new.attempt)
+
+
+@dataclass
+class Closing:
+    """What a checkpoint that is being put will say, and the machine that may have to be committed for it first."""
+
+    key: Key
+    record: Record | None
+    machine_id: str | None = None
+    live: Live | None = None
+    """To be committed as `record.version` before the checkpoint is stored, if it is set."""
