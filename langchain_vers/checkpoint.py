@@ -282,9 +282,14 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         if record is None or record.attachment.machine_id is None or closing.key.namespace:
             return
         if _ends(checkpoint):
-            io.submit(self.versions.release(record.attachment.machine_id))
-            if self.keep_commits is not None:
-                io.submit(self.retain(closing.key.thread))
+            io.submit(self._end_turn(record.attachment.machine_id, closing.key.thread))
+
+    async def _end_turn(self, machine_id: str, thread: str) -> None:
+        """What is done when a turn has ended, without anybody waiting for it."""
+        link = self.context.link
+        link.afterwards(self.versions.release(machine_id))
+        if self.keep_commits is not None:
+            link.afterwards(self.retain(thread))
 
     # --- results of tasks ---
 

@@ -176,12 +176,19 @@ class Ledger:
         with self.lock:
             live = self.machines[machine_id]
             live.build = live.build or str(uuid.uuid4())
+            live.run = position.run
             call = uuid.uuid4().hex[:12]
             live.calls[call] = Call(position)
             live.touched.update(position.path)
             if not position.lane:
                 self._count(position, call)
             return call, live.build
+
+    def sent(self, machine_id: str, call: str) -> None:
+        """A call has been sent to the machine, which carries the new version's name from now on."""
+        with self.lock:
+            if machine_id in self.machines and call in self.machines[machine_id].calls:
+                self.machines[machine_id].calls[call].sent = True
 
     def withdraw(self, position: Position, machine_id: str, call: str) -> None:
         """A call turned out to change nothing: it was refused before it began."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from langchain_vers.embedded.launcher import ServerInfo
 
 logger = logging.getLogger("langchain_vers")
+AFTERWARDS_SECONDS = 5.0
+"""How long `close` waits for what was left to be done after a turn."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Link:
         self._machines: dict[str, VersBackend] = {}
         self._retiring: set[VersBackend] = set()
         self._closing: set[asyncio.Future[None]] = set()
+        self._afterwards: set[asyncio.Task[None]] = set()
         io.at_close(self, self.close)
 
     async def client(self, *, start: bool = True) -> VersClient:
@@ -110,9 +113,19 @@ class Link:
         finally:
             self._retiring.discard(backend)
 
+    def afterwards(self, coro: Coroutine[None, None, None]) -> None:
+        """Run what nobody waits for; `close` sees it through, for a while."""
+        task = asyncio.ensure_future(coro)
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
+
     async def close(self) -> None:
         """Give everything back. May be called twice; a new link is made for further use."""
         io.forget(self)
+        if self._afterwards:
+            await asyncio.wait(self._afterwards, timeout=AFTERWARDS_SECONDS)
+        for task in self._afterwards:
+            task.cancel()
         self._give_back()
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)

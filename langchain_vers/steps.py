@@ -18,9 +18,12 @@ class Key(NamedTuple):
 
 
 def task_below(namespace: str, child: str) -> str:
-    """The task of `namespace`'s superstep in which the nested graph `child` runs ("a:1" and "a:1|b:2" give "2")."""
-    segment = child.removeprefix(namespace).lstrip("|").split("|", 1)[0]
-    return segment.rpartition(":")[2] or segment
+    """The task of `namespace`'s superstep in which the nested graph `child` runs ("a:1" and "a:1|b:2" give "2").
+
+    Of tasks that were started by tasks it is the innermost; a number behind it counts the graphs that one task runs.
+    """
+    segments = child.removeprefix(namespace).lstrip("|").split("|")
+    return next((segment.rpartition(":")[2] for segment in reversed(segments) if ":" in segment), segments[0])
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Call:
     position: Position
     done: bool = False
     """Whether the result of its task has been stored."""
+    sent: bool = False
+    """Whether something was sent to the machine that changes it, which then carries the name of the version that is being made."""
 
 
 @dataclass
@@ -102,6 +107,8 @@ class Live:
     calls: dict[str, Call] = field(default_factory=dict)
     touched: set[Key] = field(default_factory=set)
     """The steps, nested ones and those around them, in which it has been changed."""
+    run: object = None
+    """The run of whose calls it holds the effects."""
     tainted: bool = False
     """Whether it holds effects of a call whose task will be repeated."""
 

@@ -45,6 +45,7 @@ class VersToolkit(BaseToolkit):
     ssh_endpoint: str | None = None
     ca_file: str | os.PathLike[str] | None = None
     data_dir: str | os.PathLike[str] | None = None
+    idle_pause: float | None = None
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -60,6 +61,7 @@ class VersToolkit(BaseToolkit):
         ssh_endpoint: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        idle_pause: float | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -72,6 +74,7 @@ class VersToolkit(BaseToolkit):
             "ssh_endpoint": ssh_endpoint,
             "ca_file": ca_file,
             "data_dir": data_dir,
+            "idle_pause": idle_pause,
             "context": context,
         }
         try:

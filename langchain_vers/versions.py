@@ -141,7 +141,9 @@ class Versions:
                     self.ledger.taint(machine_id)
                 raise
             finally:
-                if not guard.used:
+                if guard.used:
+                    self.ledger.sent(machine_id, call)
+                else:
                     self.ledger.withdraw(position, machine_id, call)
 
     async def retake(self, machine_id: str) -> None:
@@ -251,15 +253,20 @@ class Versions:
         await backend.take(Stamp(version, this_process(), int(self._lease)))
 
     async def _baseline(self, position: Position, machine_id: str, backend: VersBackend) -> None:
-        """Commit a machine that has no version yet, before the first call that changes it: for a crash to go back to."""
+        """Commit a machine before the first call that changes it, if it has no version yet: for a crash to go back to.
+
+        So also the version that an earlier turn has left without a commit, because it was not seen to end.
+        """
         live = self.ledger.machines[machine_id]
-        if live.version is not None or live.calls or live.build or self.policy == "manual" or position.lane:
+        if not self._lacks_baseline(live, position):
             return
         async with self.gate(machine_id).commit():
-            if live.version is not None or live.calls:
+            if not self._lacks_baseline(live, position):
                 return
-            version = str(uuid.uuid4())
-            await self._take(machine_id, version)
+            version = live.version
+            if version is None:
+                version = str(uuid.uuid4())
+                await self._take(machine_id, version)
             error = await self._commit(position.path[0].thread, machine_id, version)
             self.ledger.sealed(live, version, committed=error is None)
             place = self.ledger.place(position)
@@ -267,10 +274,16 @@ class Versions:
             record = Record(place.moved(commit=version if error is None else None, host_key=backend.host_key), version, no_commit=error)
             for key in position.path:
                 step = self.ledger.step(key)
-                if step is not None and step.version is None and not step.moved:
+                if step is not None and step.version in {None, version} and not step.moved:
                     step.record = record
                     live.lineage.add(version)
                     await io.blocking(self._database.write, key, Snapshot(record).row())
+
+    def _lacks_baseline(self, live: Live, position: Position) -> bool:
+        if live.calls or live.committed or self.policy == "manual" or position.lane:
+            return False
+        ended = live.run is not None and live.run is not position.run and len(position.path) == 1
+        return live.version is None or (self.policy == "turn" and ended)
 
     # --- making versions ---
 
@@ -335,6 +348,8 @@ class Versions:
 
     async def _named(self, machine_id: str, live: Live, version: str) -> str | None:
         """Make sure that the machine carries the name of the version that it is about to become; why it cannot be, if so."""
+        if any(call.sent for call in live.calls.values()):
+            return None
         try:
             backend = await self.context.machine(machine_id)
             stamp = await backend.look()

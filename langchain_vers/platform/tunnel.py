@@ -173,12 +173,19 @@ class SSHProcess:
         self._wake = asyncio.Event()
         self._released = False
         self._taking: tuple[int, asyncio.Future[bytes]] | None = None
+        self.received = 0
+        """Pieces of output so far."""
         self.on_close: Callable[[], None] = lambda: None
         """Called once, when the channel has been closed."""
         signal = _ThreadsafeEvent(asyncio.get_running_loop(), self._wake)
         # paramiko only ever calls set() and clear() of what its types say is a threading.Event.
         channel.in_buffer.set_event(signal)  # type: ignore[arg-type]  # see above
         channel.in_stderr_buffer.set_event(signal)  # type: ignore[arg-type]  # see above
+
+    @property
+    def open(self) -> bool:
+        """Whether it was not given back yet, and the other side has not closed it."""
+        return not self._released and not self._channel.closed
 
     @property
     def ended_cleanly(self) -> bool:
@@ -223,6 +230,7 @@ class SSHProcess:
             # recv() sends a window adjustment once a tenth of the window has been read; that can wait for a key exchange, and so must not
             # happen on the I/O thread. Below that threshold it is a copy from memory, done here.
             room = channel.in_window_threshold - channel.in_window_sofar
+            self.received += 1
             if room > _SMALL:
                 return kind, recv(room)
             self._taking = kind, asyncio.ensure_future(io.blocking(recv, WINDOW))
