@@ -13,6 +13,7 @@ import copy
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
@@ -366,8 +367,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         key, record = await asyncio.to_thread(self._recorded, config)
         return await io.on_io(self.versions.machine_at(key.thread, record))
 
-    def fork(self, config: RunnableConfig) -> RunnableConfig:
-        """A new head of the thread that continues from a checkpoint; its config. The machine follows with the first call.
+    def fork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
+        """A new head of the thread that continues from a checkpoint; its config.
+
+        The machine follows with the first call, unless `machine` is given: one that `machine_at` made for this very checkpoint.
 
         Raises:
             Gone: there is no such checkpoint.
@@ -375,6 +378,11 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         found = self.get_tuple(config)
         if found is None:
             raise _no_checkpoint(config)
+        record = read_record(found.metadata)
+        if machine is not None and record is not None:
+            key = Key(str(found.config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or ""), "")
+            here = record.attachment.moved(machine_id=machine.machine_id, host_key=machine.host_key)
+            self._read.remember(key, found.checkpoint, replace(record, attachment=here))
         checkpoint = cast("Checkpoint", {**found.checkpoint, "id": str(uuid6(clock_seq=-2)), "ts": datetime.now(UTC).isoformat()})
         where = found.config["configurable"]
         parent = found.parent_config["configurable"].get("checkpoint_id") if found.parent_config is not None else None
@@ -385,9 +393,9 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         metadata = {**kept, "source": "fork", "step": found.metadata.get("step", -1) + 1}
         return self.put(base, checkpoint, cast("CheckpointMetadata", metadata), {})
 
-    async def afork(self, config: RunnableConfig) -> RunnableConfig:
+    async def afork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
         """See `fork`."""
-        return await asyncio.to_thread(self.fork, config)
+        return await asyncio.to_thread(self.fork, config, machine)
 
     def identity(self) -> str:
         """The database's own name, a UUID that is stored in it when it is first asked for. VMs and commits carry it."""

@@ -1,28 +1,23 @@
-"""The command line: `langchain-vers demo | serve | stop | vms | doctor`.
+"""The command line: `langchain-vers demo | serve | stop | vms | doctor | history | checkout | gc`.
 
-Shows and starts; what it starts is elsewhere. Imports are made where they are needed, so that `--help` is quick.
+Says what there is to call; what is called is in `commands` and elsewhere. Imports are made where they are needed, so that `--help` is
+quick.
 """
 
 # ruff: noqa: PLC0415 - lazy imports are the point here
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 try:
     import typer
 except ImportError as missing:
     message = 'langchain-vers: the command line needs packages that are not installed; run: pip install "langchain-vers[embedded]"'
     raise SystemExit(message) from missing
-
-if TYPE_CHECKING:
-    from langchain_vers.platform.client import VersClient
-    from langchain_vers.platform.credentials import Credentials, Endpoints
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +27,12 @@ app = typer.Typer(
 )
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers [default: ~/.local/state/langchain-vers].")]
 EngineName = Annotated[str, typer.Option("--engine", help="namespaces (isolated machines) or process (not isolated).")]
+Database = Annotated[
+    str, typer.Option("--db", metavar="FILE|URL", help="Where the checkpoints are: a sqlite file, or postgres://user@host/name.")
+]
+OneThread = Annotated[str, typer.Option("--thread", help="The thread's id.")]
+AnyThread = Annotated[str | None, typer.Option("--thread", help="The thread's id [default: list all threads].")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Embedded = Annotated[bool, typer.Option("--embedded", help="Look at the Vers on this machine, whatever key is configured.")]
 
 
@@ -77,12 +78,9 @@ def serve(
 def stop(*, data_dir: DataDir = None) -> None:
     """Stop the Vers on this machine. Its VMs' disks and its commits stay."""
     from langchain_vers.embedded import launcher
-    from langchain_vers.errors import VersError
 
-    try:
+    with _problems_told():
         stopped = launcher.stop(data_dir)
-    except VersError as error:
-        raise _failed(error) from error
     typer.echo("Stopped." if stopped else "No embedded Vers is running.")
 
 
@@ -92,30 +90,20 @@ def vms(*, embedded: Embedded = False, data_dir: DataDir = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from langchain_vers.errors import VersError
+    from langchain_vers.commands.showing import age
+    from langchain_vers.commands.target import find_target, open_client
 
     async def listed() -> None:
-        async for client in _client(await asyncio.to_thread(_target, data_dir, embedded=embedded)):
+        async with open_client(await asyncio.to_thread(find_target, data_dir, embedded=embedded)) as client:
             found = await client.list_vms()
             table = Table("VM", "State", "Age", "Labels", title=client.endpoints.base_url, title_justify="left")
             for vm in found:
                 labels = " ".join(f"{name}={value}" for name, value in sorted(vm.labels.items()))
-                table.add_row(vm.vm_id, str(vm.state), _age(vm.created_at), labels)
+                table.add_row(vm.vm_id, str(vm.state), age(vm.created_at), labels)
             Console().print(table)
 
-    try:
+    with _problems_told():
         asyncio.run(listed())
-    except VersError as error:
-        raise _failed(error) from error
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of `doctor`. `ok` None: there was nothing to check."""
-
-    name: str
-    ok: bool | None
-    text: str
 
 
 @app.command()
@@ -123,9 +111,11 @@ def doctor(*, embedded: Embedded = False, data_dir: DataDir = None, engine: Engi
     """Check the key, the API, TLS, SSH, and the engine of the Vers on this machine; exit status 1 if a check fails."""
     from rich.console import Console
 
+    from langchain_vers.commands.doctor import examine
+
     console = Console(highlight=False)
     failed = False
-    checks = asyncio.run(_examine(data_dir, engine, embedded=embedded))
+    checks = asyncio.run(examine(data_dir, engine, embedded=embedded))
     for check in checks:
         failed = failed or check.ok is False
         mark = {True: "[green]ok[/]    ", False: "[red]failed[/]", None: "[yellow]-[/]     "}[check.ok]
@@ -134,144 +124,68 @@ def doctor(*, embedded: Embedded = False, data_dir: DataDir = None, engine: Engi
     raise typer.Exit(1 if failed else 0)
 
 
+@app.command()
+def history(*, db: Database, thread: AnyThread = None, json: AsJson = False) -> None:
+    """Show a thread's checkpoints as a tree, with the machine and what it cost; without --thread, list the threads."""
+    from langchain_vers.commands.history import show
+
+    with _problems_told():
+        show(db, thread, as_json=json)
+
+
+@app.command()
+def checkout(
+    checkpoint: Annotated[str, typer.Argument(help="Id of a checkpoint, or the beginning of one; see history.")],
+    *,
+    db: Database,
+    thread: OneThread,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    embedded: Embedded = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a thread go on from one of its checkpoints, on a machine as it was then. What came after it stays, as another branch."""
+    from langchain_vers.commands.checkout import checkout as command
+
+    with _problems_told():
+        command(db, thread, checkpoint, data_dir, embedded=embedded, dry_run=dry_run)
+
+
+@app.command()
+def gc(
+    *,
+    db: Database,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete them; without it they are listed only.")] = False,
+    grace: Annotated[
+        str, typer.Option(help="Leave alone what is younger, such as 90s, 30min, 1h, 2d: a run may be about to refer to it.")
+    ] = "1h",
+    embedded: Embedded = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Find VMs and commits that were made for threads of a database and that none of its checkpoints refers to any more.
+
+    A copy of a database counts as the same database: what only the other copy refers to is found too.
+    """
+    from langchain_vers.commands.gc import gc as command
+
+    with _problems_told():
+        raise typer.Exit(command(db, data_dir, yes=yes, grace=grace, embedded=embedded))
+
+
 def main() -> None:
     """Entry point of the `langchain-vers` command."""
     app(prog_name="langchain-vers")
 
 
-def _failed(error: Exception) -> typer.Exit:
-    typer.echo(f"langchain-vers: {error}", err=True)
-    return typer.Exit(1)
-
-
-def _age(created_at: datetime) -> str:
-    """How long ago, in the largest unit that fits."""
-    moment = created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC)
-    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which Vers a command looks at, and how that was decided."""
-
-    credentials: Credentials
-    endpoints: Endpoints
-    found: str
-
-
-def _target(data_dir: Path | None, *, embedded: bool) -> Target:
-    """The configured platform; else, or when asked for, the running embedded Vers. Raises `VersError`."""
-    from langchain_vers.embedded.launcher import find_running
-    from langchain_vers.errors import Denied, Unreachable
-    from langchain_vers.platform.credentials import API_PATH, Credentials, Endpoints
-
-    denied: Denied | None = None
-    if not (embedded or data_dir):
-        try:
-            credentials = Credentials()
-            found = credentials.resolve().source
-            return Target(credentials, Endpoints.resolve(), f"from {found}")
-        except Denied as error:
-            denied = error
-    running = find_running(data_dir)
-    if running is None:
-        if denied is not None:
-            raise Denied(f"{denied} Nor is an embedded Vers running; start it with: langchain-vers serve") from denied
-        raise Unreachable("No embedded Vers is running; start it with: langchain-vers serve")
-    host, port = running.ssh_endpoint
-    endpoints = Endpoints(base_url=f"{running.base_url}{API_PATH}", ssh_endpoint=(host, port), ca_file=Path(running.ca_file))
-    return Target(Credentials(running.api_key), endpoints, f"from the embedded Vers (process {running.pid}, engine {running.engine})")
-
-
-async def _client(target: Target) -> AsyncIterator[VersClient]:
-    from langchain_vers.platform.client import VersClient
-
-    async with VersClient(target.credentials, target.endpoints, retries=1, deadline=20, timeout=10) as client:
-        yield client
-
-
-async def _examine(data_dir: Path | None, engine: str, *, embedded: bool) -> list[Check]:
-    """All checks, those of the Vers that is in use first; a check whose ground is missing is not made."""
+@contextmanager
+def _problems_told() -> Iterator[None]:
+    """Turn an error of this package into its one sentence and exit status 1."""
     from langchain_vers.errors import VersError
 
-    checks: list[Check] = []
     try:
-        target = await asyncio.to_thread(_target, data_dir, embedded=embedded)
+        yield
     except VersError as error:
-        checks.append(Check("key", False, str(error)))
-    else:
-        checks.append(Check("key", True, target.found))
-        try:
-            async for client in _client(target):
-                machines = await client.list_vms()
-                checks.append(Check("API", True, f"{target.endpoints.base_url} answers, {len(machines)} VMs"))
-                running = next((vm for vm in machines if vm.state == "running"), None)
-                if running is None:
-                    checks.append(Check("SSH", None, "not checked: there is no running VM; create one and ask again"))
-                else:
-                    checks.extend(await _examine_ssh(client, running.vm_id))
-        except VersError as error:
-            checks.append(Check("API", False, str(error)))
-    checks.append(await _examine_engine(data_dir, engine))
-    return checks
-
-
-async def _examine_ssh(client: VersClient, vm_id: str) -> list[Check]:
-    """TLS to a VM's address, and a login inside it."""
-    import ssl
-
-    from langchain_vers import _io
-    from langchain_vers.errors import VersError
-    from langchain_vers.platform.tunnel import SSHConnection
-
-    name = f"{vm_id}.vm.vers.sh"
-    host, port = client.endpoints.ssh_endpoint or (name, 443)
-    checks: list[Check] = []
-    try:
-        context = await asyncio.to_thread(client.endpoints.ssl_context)
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=context, server_hostname=name), 10)
-        writer.transport.abort()
-        checks.append(Check("TLS", True, f"{host}:{port} speaks for {name}"))
-        key = await client.get_ssh_key(vm_id)
-
-        async def login() -> str:
-            connection = await SSHConnection.open(
-                host, port, server_name=name, context=context, private_key=key.ssh_private_key, timeout=15
-            )
-            await connection.close()
-            return connection.fingerprint
-
-        checks.append(Check("SSH", True, f"logged in, host key {await _io.on_io(login())}"))
-    except ssl.SSLCertVerificationError as error:
-        checks.append(Check("TLS", False, f"the certificate of {host}:{port} is not trusted ({error.verify_message}); check VERS_CA_FILE."))
-    except (OSError, TimeoutError, VersError) as error:
-        what = "SSH" if checks else "TLS"
-        remedy = "" if isinstance(error, VersError) else "; check VERS_SSH_ENDPOINT and firewalls."
-        checks.append(Check(what, False, f"{host}:{port}: {str(error) or type(error).__name__}{remedy}"))
-    return checks
-
-
-async def _examine_engine(data_dir: Path | None, name: str) -> Check:
-    """Whether machines can be made on this computer."""
-    from langchain_vers.embedded.engine import EngineError
-    from langchain_vers.embedded.server import INSTALL_HINT, load_engine
-    from langchain_vers.errors import VersError
-
-    try:
-        with tempfile.TemporaryDirectory(prefix="langchain-vers-") as folder:
-            engine = load_engine(name, Path(folder))
-            problems = await engine.check()
-    except ImportError as error:
-        return Check("engine", False, f"{INSTALL_HINT} ({error.name} is missing).")
-    except (VersError, EngineError, OSError) as error:
-        return Check("engine", False, str(error))
-    if problems:
-        return Check("engine", False, " ".join(problems))
-    return Check("engine", True, f"{engine.name}: {engine.isolation}")
+        typer.echo(f"langchain-vers: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
 from langchain_vers._io import io
 from langchain_vers.database import thread_config
-from langchain_vers.errors import Gone, VersError
+from langchain_vers.errors import VersError
 from langchain_vers.ledger import Ledger
 from langchain_vers.records import CHANNEL, read_record
 
@@ -78,12 +78,13 @@ async def _delete_unreferenced(saver: ThreadEnds, candidates: References, *, wit
         found = saver.inner.list(None, filter={name: value}, limit=None if within else 1)
         return any(str(each.config["configurable"]["thread_id"]) != within for each in found)
 
-    def inside() -> frozenset[str]:
-        """Commits that only rows refer to cannot be searched for by name."""
-        return references(each for each in saver.inner.list(None) if snapshots(each)).commits if within is None else frozenset()
+    def inside() -> References:
+        """What only rows refer to cannot be searched for by name."""
+        return References() if within is not None else references(each for each in saver.inner.list(None) if snapshots(each))
 
     client = await saver.context.client()
-    for machine_id in candidates.machines:
+    rows = await io.blocking(inside)
+    for machine_id in candidates.machines - rows.machines:
         if await io.blocking(in_use, "vers_machine", machine_id):
             continue
         with contextlib.suppress(VersError):
@@ -93,13 +94,12 @@ async def _delete_unreferenced(saver: ThreadEnds, candidates: References, *, wit
                 await client.delete_vm(machine_id)
                 saver.context.forget_vm(machine_id)
                 saver.ledger.dropped(machine_id)
-    rows = await io.blocking(inside)
-    for commit in candidates.commits - rows:
-        if not await io.blocking(in_use, "vers_commit", commit) and not (
-            within is None and await io.blocking(in_use, "vers_version", commit)
-        ):
-            with contextlib.suppress(Gone, VersError):
-                await client.delete_commit(commit)
+    names = ("vers_commit",) if within is not None else ("vers_commit", "vers_version", "vers_nearest")
+    for commit in candidates.commits - rows.commits:
+        if any([await io.blocking(in_use, name, commit) for name in names]):
+            continue
+        with contextlib.suppress(VersError):
+            await client.delete_commit(commit)
 
 
 class ThreadEnds(ABC):
