@@ -36,7 +36,7 @@ from langchain_vers.errors import BadInput, Gone
 from langchain_vers.ledger import Ledger
 from langchain_vers.reclaim import ThreadEnds
 from langchain_vers.records import CHANNEL, Record, accept, acknowledgement, read_record, visible
-from langchain_vers.steps import Closing, Key
+from langchain_vers.steps import Closing, Key, depth
 from langchain_vers.versions import Policy, Versions
 from langchain_vers.workers import lane_of
 
@@ -97,10 +97,12 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             raise BadInput(f"VersSaver wraps a LangGraph checkpointer, not a {type(inner).__name__}")
         if commit not in {"step", "turn", "manual"}:
             raise BadInput(f'commit must be "step", "turn" or "manual", not {commit!r}')
-        if keep_commits is not None and keep_commits < 1:
-            raise BadInput(f"keep_commits must be at least 1, or None to keep all, not {keep_commits}")
-        if not 1 <= lease <= 86_400:
-            raise BadInput(f"lease must be a number of seconds from 1 to 86400, not {lease}")
+        if not isinstance(context, BackendContext):
+            raise BadInput(f"VersSaver needs the BackendContext of the graph's tools, not a {type(context).__name__}")
+        if keep_commits is not None and (isinstance(keep_commits, bool) or not isinstance(keep_commits, int) or keep_commits < 1):
+            raise BadInput(f"keep_commits must be a whole number of at least 1, or None to keep all, not {keep_commits!r}")
+        if isinstance(lease, bool) or not isinstance(lease, int | float) or not 1 <= lease <= 86_400:
+            raise BadInput(f"lease must be a number of seconds from 1 to 86400, not {lease!r}")
         self.inner = inner
         self.context = context
         self.keep_commits = keep_commits
@@ -211,6 +213,8 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
     ) -> RunnableConfig:
         """See `BaseCheckpointSaver.put`. Waits for the commit that the checkpoint needs."""
+        if (outer := self._outer(config, metadata)) is not None:
+            io.run(self.versions.passed(outer))
         parent = self._parent(config)
         known = read_record(found.metadata) if parent is not None and (found := self.inner.get_tuple(parent)) is not None else None
         closing, plan = self._closing(config, checkpoint, metadata, known)
@@ -225,6 +229,8 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     ) -> RunnableConfig:
         """See `put`."""
         self.needs_async("aput")
+        if (outer := self._outer(config, metadata)) is not None:
+            await io.on_io(self.versions.passed(outer))
         parent = self._parent(config)
         known = read_record(found.metadata) if parent is not None and (found := await self.inner.aget_tuple(parent)) is not None else None
         closing, plan = self._closing(config, checkpoint, metadata, known)
@@ -249,6 +255,15 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             return None
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": parent}}
 
+    def _outer(self, config: RunnableConfig, metadata: CheckpointMetadata) -> Key | None:
+        """The step around a nested graph that begins. Its checkpoint may still be waiting for a commit; with "exit" it never comes."""
+        configurable = config["configurable"]
+        begins = metadata.get("source") == "input" or configurable.get("checkpoint_id") is None
+        if not begins or configurable.get("__pregel_durability") == "exit":
+            return None
+        around = _around(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), metadata.get("parents"))
+        return None if around is None or self.ledger.step(around) is not None else around
+
     def _closing(
         self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, known: Record | None
     ) -> tuple[Closing, Callable[[], Closing]]:
@@ -272,7 +287,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
 
     def _noted(self, config: RunnableConfig, closing: Closing, metadata: CheckpointMetadata) -> CheckpointMetadata:
         """The metadata that is stored. The machine is known to be at this checkpoint from here on, while the database is still writing."""
-        self.ledger.enter(closing.key, closing.record, lane_of(config["configurable"]))
+        configurable = config["configurable"]
+        self.ledger.enter(closing.key, closing.record, lane_of(configurable))
+        if metadata.get("source") == "loop" and configurable.get("checkpoint_id"):
+            self.ledger.end(closing.key._replace(checkpoint=configurable["checkpoint_id"]))
         if closing.record is None:
             return metadata
         kept = {name: value for name, value in metadata.items() if not name.startswith("vers_")}
@@ -296,7 +314,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
 
     def put_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """See `BaseCheckpointSaver.put_writes`. What the task did to the machine is stored with its result, or not at all."""
-        key, noted, settles = self._task(config, writes, task_id)
+        key, noted, settles = self._task(config, writes, task_id, task_path)
         self.inner.put_writes(config, noted, task_id, task_path)
         if settles and (row := io.run(self._settle(key))) is not None:
             self.database.write(key, row)
@@ -304,25 +322,27 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     async def aput_writes(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = "") -> None:
         """See `put_writes`."""
         self.needs_async("aput_writes")
-        key, noted, settles = self._task(config, writes, task_id)
+        key, noted, settles = self._task(config, writes, task_id, task_path)
         await self.inner.aput_writes(config, noted, task_id, task_path)
         if settles and (row := await io.on_io(self._settle(key))) is not None:
             await self.inner.aput_writes(config_of(key), [(CHANNEL, row)], str(uuid.uuid4()), "")
 
-    def _task(self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task: str) -> tuple[Key, Sequence[tuple[str, Any]], bool]:
+    def _task(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task: str, path: str
+    ) -> tuple[Key, Sequence[tuple[str, Any]], bool]:
         """The step, the writes as they are stored, and whether the machine may have a version now."""
         configurable = config["configurable"]
         key = Key(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), str(configurable["checkpoint_id"]))
         channels = {channel for channel, _ in writes}
         step = self.ledger.step(key)
+        if channels & _FAILED and task != _NO_TASK:
+            self.ledger.fail(key, task)
+            return key, writes, step is not None
         if step is None or task == _NO_TASK:
             return key, writes, False
-        if channels & _FAILED:
-            self.ledger.fail(key, task)
-            return key, writes, True
         if channels <= _CONTROL:
             return key, writes, False
-        calls, snapshot = self.ledger.acknowledge(key, task)
+        calls, snapshot = self.ledger.acknowledge(key, task, path.rpartition(", ")[2])
         if calls:
             writes = [*writes, (CHANNEL, acknowledgement(calls, snapshot))]
         returned = _RETURNED in channels and self.versions.policy == "step"
@@ -373,9 +393,9 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         The machine follows with the first call, unless `machine` is given: one that `machine_at` made for this very checkpoint.
 
         Raises:
-            Gone: there is no such checkpoint.
+            BadInput: the config names no thread. Gone: there is no such checkpoint.
         """
-        found = self.get_tuple(config)
+        found = self.get_tuple(_naming_a_thread(config))
         if found is None:
             raise _no_checkpoint(config)
         record = read_record(found.metadata)
@@ -402,7 +422,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         return self.database.identity()
 
     def _recorded(self, config: RunnableConfig) -> tuple[Key, Record]:
-        found = self.get_tuple(config)
+        found = self.get_tuple(_naming_a_thread(config))
         if found is None:
             raise _no_checkpoint(config)
         thread, namespace = str(config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or "")
@@ -447,10 +467,12 @@ def _around(thread: str, namespace: str, parents: Mapping[str, str] | None) -> K
     """The step around a nested graph."""
     if not namespace or not parents:
         return None
-    outer = [each for each in parents if each != namespace and (not each or namespace.startswith(f"{each}|"))]
+    outer = [each for each in parents if depth(each) < depth(namespace)]
     if not outer:
         return None
-    nearest = max(outer, key=len)
+    nearest = max(outer, key=depth)
+    # Below a task that a task has started, the checkpoint of their graph is named twice.
+    nearest = min((each for each in outer if parents[each] == parents[nearest]), key=depth)
     return Key(thread, nearest, parents[nearest])
 
 
@@ -466,6 +488,12 @@ def _shown(found: CheckpointTuple) -> CheckpointTuple | None:
     if not found.pending_writes:
         return found
     return found._replace(pending_writes=visible(found.pending_writes, accept(found.pending_writes)))
+
+
+def _naming_a_thread(config: RunnableConfig) -> RunnableConfig:
+    if (config.get("configurable") or {}).get("thread_id") is None:
+        raise BadInput('the config names no thread; give {"configurable": {"thread_id": ...}}, and a checkpoint_id for an earlier point')
+    return config
 
 
 def _no_checkpoint(config: RunnableConfig) -> Gone:

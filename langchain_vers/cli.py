@@ -45,11 +45,14 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machines and the server for a look.")] = False,
     vers: Annotated[bool, typer.Option("--vers", help="Use the configured Vers platform instead of an embedded one.")] = False,
+    act: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Play one act only: 1, the tools; 2, a crash and time travel. Both without it.")
+    ] = None,
 ) -> None:
     """Watch an agent work on a VM; needs no key. Exit status 1 if a step does not check out."""
     from langchain_vers.demo.options import DemoOptions, run
 
-    raise typer.Exit(run(DemoOptions(model=model, data_dir=data_dir, keep=keep, vers=vers)))
+    raise typer.Exit(run(DemoOptions(model=model, data_dir=data_dir, keep=keep, vers=vers, act=act)))
 
 
 @app.command()

@@ -290,12 +290,12 @@ class BackendContext:
         if versions is not None and place.position is not None:
             versions.ledger.used(place.position, tool)
 
-    async def retake(self, place: Place, error: TakenOver) -> None:
-        """After a call that was refused because its machine is not this process's: learn what holds now, so that it can be repeated."""
+    async def retake(self, place: Place, error: TakenOver | Gone) -> None:
+        """After a call that was refused because its machine is not this process's, or gone: learn what holds now, to repeat the call."""
         versions = self.versions_of(place)
         if versions is None or error.machine_id is None:
             raise error
-        await versions.retake(error.machine_id)
+        await versions.retake(error.machine_id, error)
 
     def register(self, name: str, backend: Backend) -> None:
         """Offer a further backend under a name.

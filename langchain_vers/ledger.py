@@ -31,6 +31,8 @@ class Ledger:
         self._heads: dict[tuple[str, str], Key] = {}
         """The namespaces that have a saver, and what was last seen of each."""
         self._waiters: dict[Key, list[Callable[[], None]]] = {}
+        self._failed_early: set[Key] = set()
+        """Steps of which a task failed before their checkpoint was stored: that may be waiting for its commit."""
 
     # --- steps ---
 
@@ -65,6 +67,8 @@ class Ledger:
         with self.lock:
             step = self._steps[key] = Step(record, lane)
             self._steps.move_to_end(key)
+            step.failed = key in self._failed_early
+            self._failed_early.discard(key)
             self._heads[key.thread, key.namespace] = key
             while len(self._steps) > _REMEMBERED:
                 self._steps.popitem(last=False)
@@ -74,14 +78,23 @@ class Ledger:
         return step
 
     def load(self, key: Key, record: Record | None, around: Key | None, lane: str = "") -> None:
-        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed begins anew."""
+        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew."""
         with self.lock:
             step = self._steps.get(key)
-            if step is None or step.failed:
+            if step is None or step.failed or step.closed:
                 step = self.enter(key, record, lane)
+                for live in self.machines.values():
+                    if live.root == key:  # what its machine went through is no state that this execution may find
+                        live.root, live.touched = None, set()
             self._heads[key.thread, key.namespace] = key
             if not lane and around is not None and (outer := self._steps.get(around)) is not None and step.record is not None:
                 outer.result = step.record
+
+    def end(self, key: Key) -> None:
+        """All tasks of a step have ended, and the checkpoint after it is known: the next run that begins at it is another one."""
+        with self.lock:
+            if (step := self._steps.get(key)) is not None:
+                step.closed = True
 
     def mark_namespace(self, thread: str, namespace: str) -> None:
         """A graph with a saver has begun in this namespace, and has no checkpoint yet."""
@@ -176,7 +189,7 @@ class Ledger:
         with self.lock:
             live = self.machines[machine_id]
             live.build = live.build or str(uuid.uuid4())
-            live.run = position.run
+            live.run, live.held = position.run, True
             call = uuid.uuid4().hex[:12]
             live.calls[call] = Call(position)
             live.touched.update(position.path)
@@ -238,13 +251,16 @@ class Ledger:
 
     # --- results of tasks ---
 
-    def acknowledge(self, key: Key, task: str) -> tuple[set[str], Snapshot | None]:
-        """The calls of a task whose result is about to be stored, and the version that already holds all of the step's, if one does."""
+    def acknowledge(self, key: Key, *names: str) -> tuple[set[str], Snapshot | None]:
+        """The calls of a task whose result is about to be stored, and the version that already holds all of the step's, if one does.
+
+        `names` are the task's id and its node: a nested graph that keeps a history of its own knows no more of what is around it.
+        """
         with self.lock:
             step = self._steps.get(key)
             if step is None:
                 return set(), None
-            mine = {call for call, owner in step.calls.items() if owner == task}
+            mine = {call for call, owner in step.calls.items() if owner in names}
             for live in self._of(step):
                 for name, call in live.calls.items():
                     if name in mine and call.position.path[-1] == key:
@@ -256,6 +272,7 @@ class Ledger:
         with self.lock:
             step = self._steps.get(key)
             if step is None:
+                self._failed_early.add(key)
                 return
             step.failed = True
             for live in self.machines.values():
@@ -311,18 +328,19 @@ class Ledger:
             if copied is not None:
                 return Closing(key, copied.inherited())
             if outer is not None:
-                return Closing(key, self._now(outer, lane))
+                return Closing(key, self._now(outer, around, lane))
             step = self._steps.get(parent) if parent is not None else None
             record = step.record if step is not None and step.record is not None else known
             return Closing(key, None if record is None else record.inherited())
 
-    def _now(self, step: Step, lane: str) -> Record | None:
+    def _now(self, step: Step, key: Key | None, lane: str) -> Record | None:
         """The state of a step's machine at this moment, as far as it has a name."""
         place = step.place(lane)
         if place is None:
             return None
         live = self.machines.get(place.machine_id or "")
-        if live is not None and not live.calls and not live.tainted and live.version is not None:
+        its = live is not None and (live.version == step.version or key in live.touched)
+        if live is not None and its and not live.calls and not live.tainted and live.version is not None:
             return Record(place.moved(commit=live.version if live.committed else None), live.version)
         if step.record is None or not place.same_machine(step.record.attachment):
             return Record(place)

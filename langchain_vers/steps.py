@@ -17,13 +17,20 @@ class Key(NamedTuple):
     checkpoint: str
 
 
+def depth(namespace: str) -> int:
+    """How deep a nested graph lies. Its namespace need not begin with that of the graph around it: histories of their own have no tasks."""
+    return namespace.count("|") + 1 if namespace else 0
+
+
 def task_below(namespace: str, child: str) -> str:
     """The task of `namespace`'s superstep in which the nested graph `child` runs ("a:1" and "a:1|b:2" give "2").
 
-    Of tasks that were started by tasks it is the innermost; a number behind it counts the graphs that one task runs.
+    Of tasks that were started by tasks it is the innermost; a number behind it counts the graphs that one task runs. Where the task is
+    not told, because the nested graph has a history of its own, it is the name of its node.
     """
     segments = child.removeprefix(namespace).lstrip("|").split("|")
-    return next((segment.rpartition(":")[2] for segment in reversed(segments) if ":" in segment), segments[0])
+    names = [segment for segment in segments if not segment.isdigit()]
+    return next((name.rpartition(":")[2] for name in reversed(names) if ":" in name), names[-1])
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class Step:
     moved: bool = False
     failed: bool = False
     """Whether a task of it was interrupted or raised."""
+    closed: bool = False
+    """Whether all of its tasks have ended: the next run that begins here is another one."""
     restored: tuple[float, str] | None = None
     """What bringing back its machine has cost (ms), and from which commit."""
     result: Record | None = None
@@ -109,6 +118,8 @@ class Live:
     """The steps, nested ones and those around them, in which it has been changed."""
     run: object = None
     """The run of whose calls it holds the effects."""
+    held: bool = True
+    """Whether other processes are kept away from it."""
     tainted: bool = False
     """Whether it holds effects of a call whose task will be repeated."""
 

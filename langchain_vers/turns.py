@@ -15,7 +15,7 @@ from typing import Any
 
 from langchain_vers.attachment import Attachment
 from langchain_vers.errors import Conflict
-from langchain_vers.steps import Key, Position, task_below
+from langchain_vers.steps import Key, Position, depth, task_below
 
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
@@ -95,7 +95,9 @@ def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: 
     inner = configurable.get("checkpoint_ns")
     if not isinstance(around, Mapping) or not around or not isinstance(inner, str):
         return None
-    namespaces = sorted(around, key=len)
+    namespaces = sorted(around, key=depth)
+    # A task that the functional API starts within another one has a level of its own, which is the same checkpoint again.
+    namespaces = [each for n, each in enumerate(namespaces) if n == 0 or around[each] != around[namespaces[n - 1]]]
     children = [*namespaces[1:], inner]
     runtime = runtime if runtime is not None else configurable.get("__pregel_runtime")
     attempt = getattr(getattr(runtime, "execution_info", None), "node_attempt", 1)

@@ -34,6 +34,9 @@ Policy = Literal["step", "turn", "manual"]
 KNOWN_SECONDS = 30.0
 """How long a call waits for its own checkpoint, which is stored while the graph goes on."""
 BOOT_SECONDS = 120.0
+GRACE_SECONDS = 2.0
+"""How long a call waits for a machine that another process works on: the end of a turn takes a moment to be told to the machine."""
+_POLL_SECONDS = 0.1
 
 
 @dataclass
@@ -67,8 +70,16 @@ class Versions:
             Conflict: they do not come.
         """
         for key in position.path:
-            if self.ledger.step(key) is None and self.ledger.saved(key.thread, key.namespace):
-                await self._passed(key)
+            await self.passed(key)
+
+    async def passed(self, key: Key) -> None:
+        """Wait until a checkpoint has passed the saver, if those of its graph do at all.
+
+        Raises:
+            Conflict: it does not come.
+        """
+        if self.ledger.step(key) is None and self.ledger.saved(key.thread, key.namespace):
+            await self._passed(key)
 
     async def _passed(self, key: Key) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +142,7 @@ class Versions:
             guard = self.guard(version)
             try:
                 yield backend.guarded(guard)
-            except TakenOver:
+            except (TakenOver, Gone):  # nothing was done, or there is nothing left that it was done to
                 guard.used = False
                 raise
             except VersError:
@@ -146,9 +157,20 @@ class Versions:
                 else:
                     self.ledger.withdraw(position, machine_id, call)
 
-    async def retake(self, machine_id: str) -> None:
-        """A call was refused because the machine is not this process's: find out why, so that it can be repeated."""
+    async def retake(self, machine_id: str, error: TakenOver | Gone) -> None:
+        """A call was refused because the machine is not this process's, or gone: find out why, so that it can be repeated.
+
+        Raises:
+            Gone: other calls of the step have changed the machine, and what they did went with it.
+        """
         live = self.ledger.machines.get(machine_id)
+        if isinstance(error, Gone):
+            async with self.gate(machine_id).commit():
+                if live is not None and live.calls:
+                    raise error
+            self.context.forget_vm(machine_id)
+            self.ledger.dropped(machine_id)
+            return
         if live is not None and not live.tainted and await (await self.context.machine(machine_id)).look() is None:
             await self._take(machine_id, live.build or live.version)  # a command has removed the line
         else:
@@ -182,6 +204,10 @@ class Versions:
                 raise
             why = f"VM {machine_id} does not exist any more"
         else:
+            patience = time.monotonic() + GRACE_SECONDS
+            while stamp is not None and stamp.holds() > 0 and time.monotonic() < patience:
+                await asyncio.sleep(_POLL_SECONDS)  # a turn of the other process may just have ended
+                stamp = await (await self.context.machine(machine_id)).look()
             self._check_lease(machine_id, stamp)
             held = None if stamp is None else stamp.version
             if held is not None and (wanted is None or wanted.version is None):
@@ -194,7 +220,7 @@ class Versions:
                 self.ledger.adopted(machine_id, Live(held, committed=committed, root=position.path[0]))
                 return Arrival(attachment)
             why = f"VM {machine_id} has moved on since this point of the conversation"
-        restored = await self._restored(thread, attachment, wanted, nearest)
+        restored = await self._restored(thread, attachment, wanted, nearest, why)
         took = _since(started)
         commit = restored.commit or ""
         self.ledger.brought_back(position, machine_id, restored, took, commit)
@@ -209,8 +235,8 @@ class Versions:
                 machine_id=machine_id,
             )
 
-    async def _restored(self, thread: str, attachment: Attachment, wanted: Record | None, nearest: bool) -> Attachment:
-        """A new machine in the wanted state, and the books about it."""
+    async def _restored(self, thread: str, attachment: Attachment, wanted: Record | None, nearest: bool, why: str) -> Attachment:
+        """A new machine in the wanted state, and the books about it. `why`: what is wrong with the one that there was."""
         commit = None if wanted is None else wanted.commit or wanted.version
         near = None if wanted is None else wanted.nearest
         client = await self.context.client()
@@ -225,7 +251,7 @@ class Versions:
             commit = near
             machine_id = await client.restore_vm(commit_id=near)
         if machine_id is None or commit is None:
-            raise _no_commit(attachment.machine_id, wanted, near)
+            raise _no_commit(attachment.machine_id, wanted, near, why)
         try:
             await client.label_vm(machine_id, await io.blocking(self.labels, thread))
             await client.wait_until_running(machine_id, deadline=BOOT_SECONDS)
@@ -242,15 +268,16 @@ class Versions:
 
     async def machine_at(self, thread: str, record: Record) -> Attachment:
         """A new machine as a checkpoint says; no thread is moved to it."""
-        return await self._restored(thread, record.attachment, record, nearest=False)
+        why = f"VM {record.attachment.machine_id} cannot be had as it was"
+        return await self._restored(thread, record.attachment, record, nearest=False, why=why)
 
     def labels(self, thread: str) -> dict[str, str]:
         """The labels of a VM that is made for a thread. For a thread that may wait for the database."""
         return {"langchain-vers-thread": thread, "langchain-vers-database": self._database.identity()}
 
-    async def _take(self, machine_id: str, version: str | None) -> None:
+    async def _take(self, machine_id: str, version: str | None, seconds: int | None = None) -> None:
         backend = await self.context.machine(machine_id)
-        await backend.take(Stamp(version, this_process(), int(self._lease)))
+        await backend.take(Stamp(version, this_process(), int(self._lease) if seconds is None else seconds))
 
     async def _baseline(self, position: Position, machine_id: str, backend: VersBackend) -> None:
         """Commit a machine before the first call that changes it, if it has no version yet: for a crash to go back to.
@@ -307,7 +334,8 @@ class Versions:
                     machine_id=machine_id,
                 )
             new = version or str(uuid.uuid4())
-            await self._take(machine_id, new)
+            mine = stamp is not None and stamp.owner == this_process()
+            await self._take(machine_id, new, stamp.seconds if stamp is not None and mine else 0)  # no turn begins by this
             error = await self._commit(key.thread, machine_id, new)
             if error is not None:
                 raise Conflict(f"the commit of VM {machine_id} could not be made: {error}", machine_id=machine_id)
@@ -375,12 +403,13 @@ class Versions:
     async def release(self, machine_id: str) -> None:
         """A turn has ended: other processes may work on the machine from now on."""
         live = self.ledger.machines.get(machine_id)
-        if live is None or live.calls or live.version is None:
+        if live is None or live.calls or live.version is None or not live.held:
             return
         with contextlib.suppress(VersError):
             async with self.gate(machine_id).commit():
                 if live.calls or live.version is None:
                     return
+                live.held = False
                 backend = await self.context.machine(machine_id)
                 stamp = await backend.look()
                 if stamp is not None and stamp.owner == this_process() and stamp.version == live.version:
@@ -393,7 +422,7 @@ def replace_record(closing: Closing, **changes: Any) -> Closing:  # noqa: ANN401
     return replace(closing, record=replace(closing.record, **changes), live=None)
 
 
-def _no_commit(machine_id: str | None, wanted: Record | None, near: str | None) -> VersError:
+def _no_commit(machine_id: str | None, wanted: Record | None, near: str | None, why: str) -> VersError:
     reason = (wanted.no_commit if wanted is not None else None) or "none was made, or it was deleted"
     if wanted is not None and wanted.commit is not None:
         reason = f"its commit {wanted.commit} does not exist any more"
@@ -402,11 +431,7 @@ def _no_commit(machine_id: str | None, wanted: Record | None, near: str | None) 
         if near is not None
         else "start from a checkpoint that has one (langchain-vers history lists them), or attach the thread to another VM"
     )
-    return Conflict(
-        f"VM {machine_id} is not as it was at this checkpoint, and the checkpoint has no commit to restore ({reason}); nothing was run: "
-        f"{remedy}",
-        machine_id=machine_id,
-    )
+    return Conflict(f"{why}, and this checkpoint has no commit to restore ({reason}); nothing was run: {remedy}", machine_id=machine_id)
 
 
 def _since(started: float) -> float:

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from rigs.programs import require
+from rigs.stage import Stage
 
-from langchain_vers.demo import story
+from langchain_vers._io import run
+from langchain_vers.context import BackendContext
+from langchain_vers.demo import bookkeeping, story
+from langchain_vers.demo.course import essential
 from langchain_vers.demo.ground import descends
-from langchain_vers.demo.play import essential
 from langchain_vers.demo.screen import plain
 from langchain_vers.demo.scripted import ScriptedModel, Step, Unexpected, succeeded
 from langchain_vers.embedded import launcher
 from langchain_vers.toolkit import VersToolkit
-
-
-class Stage:
-    """A folder for temporary files, from which demos are started, and in which nothing may be left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.temporary = folder / "temporary"
-        self.home = folder / "home"
-        self.temporary.mkdir()
-        self.home.mkdir()
-
-    def environment(self, **more: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERS_", "XDG_", "COLUMNS", "FORCE_", "PYTHON"))}
-        return {**kept, "TMPDIR": str(self.temporary), "HOME": str(self.home), "PYTHONIOENCODING": "utf-8", **more}
-
-    def command(self, *arguments: str, script: str = "") -> list[str]:
-        if script:
-            return [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *arguments]
-        return [sys.executable, "-W", "error", "-m", "langchain_vers.demo", *arguments]
-
-    def run(self, *arguments: str, script: str = "", environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = self.command(*arguments, script=script)
-        return subprocess.run(command, capture_output=True, text=True, timeout=100, env=self.environment(**(environment or {})))
-
-    def processes(self) -> list[psutil.Process]:
-        """Those that have to do with this stage: its folder is in their arguments or environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                texts = [*process.cmdline(), process.environ().get("TMPDIR", "")]
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-            if any(str(self.temporary) in text for text in texts):
-                found.append(process)
-        return found
-
-    def assert_empty(self) -> None:
-        assert list(self.temporary.iterdir()) == []
-        assert list(self.home.iterdir()) == []
-        assert self.processes() == []
 
 
 @pytest.fixture
@@ -78,7 +36,9 @@ def test_all_steps_check_out_and_nothing_is_left(stage: Stage) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "✗" not in done.stdout
-    assert done.stdout.count("✓") == len(story.STEPS) + len({step.scene for step in story.STEPS})
+    steps = [*story.STEPS, *bookkeeping.WORK, *bookkeeping.AGAIN]
+    scenes = {step.scene for step in steps} | {bookkeeping.KILL, bookkeeping.COMPARE}
+    assert done.stdout.count("✓") == len(steps) + len(scenes) + 2  # the kill and the comparison are looked at, too
     for fact in (
         "engine namespaces",
         "the test fails, as it should",
@@ -199,24 +159,39 @@ def test_keep_and_a_folder_of_ones_own(stage: Stage, tmp_path: Path) -> None:
         assert first is not None
         assert f"langchain-vers stop --data-dir {folder}" in done.stdout
         with VersToolkit(**_reach(first)).context as context:
-            assert context.status() == "vers: 2 VM(s)"
+            there = _there(context)
+            assert len(there) == 2 + 3 + 1 + 6  # VMs of both acts, with the one that was left half way; commits of both
+            database = next(iter(stage.temporary.iterdir())) / "checkpoints.sqlite"
+            assert f"langchain-vers history --db {database} --thread " in done.stdout
             # A second demo uses that server, and leaves what it found there.
-            again = stage.run("--data-dir", str(folder))
+            again = stage.run("--data-dir", str(folder), "--act", "2")
             assert again.returncode == 0, again.stdout + again.stderr
             assert launcher.find_running(folder) == first
+            assert _there(context) == there
             # Nor does one touch them that is told to use this Vers as its platform.
             configured = {f"VERS_{name.upper()}": value for name, value in _reach(first).items()}
             platform = stage.run("--vers", environment=configured)
             assert platform.returncode == 0, platform.stdout + platform.stderr
             assert "key from the environment variable VERS_API_KEY" in platform.stdout
             assert first.api_key not in platform.stdout
-            assert context.status() == "vers: 2 VM(s)"
+            assert _there(context) == there
     finally:
         launcher.stop(folder)
     kept = list(stage.temporary.iterdir())
     assert len(kept) == 1
     shutil.rmtree(kept[0])
     stage.assert_empty()
+
+
+def _there(context: BackendContext) -> set[str]:
+    """The ids of all VMs and commits."""
+
+    async def ask() -> set[str]:
+        client = await context.client()
+        commits = await client.list_commits(limit=100)
+        return {vm.vm_id for vm in await client.list_vms()} | {commit.commit_id for commit in commits.commits}
+
+    return run(ask())
 
 
 def _reach(server: launcher.ServerInfo) -> dict[str, str]:

@@ -240,7 +240,7 @@ __vers_long() {
 }
 
 printf 'ready %s %s\n' "$VERS_CALL" "$__dir"
-__log=
+__log= __mine=
 IFS= read -r __line || exit 0
 eval "$__line"
 [ -n "$__log" ] || exit 0
@@ -263,10 +263,12 @@ __w=$!
     eval "$__env"
     eval "$__c"
   )
-  __v=$?
+  __x=$?
+  # From here on the owner may be silent for a shorter time.
+  [ -z "$__mine" ] || __vers_mine $__mine
   __q=
   if [ -s "$__log.cwd" ] && IFS= read -r __q <"$__log.cwd"; then printf 'c%s\0' "$__q" >&8; fi
-  printf 'd%s\0' "$__v" >&8
+  printf 'd%s\0' "$__x" >&8
 } | (
   exec 7<&- 8>&-
   trap '' PIPE
@@ -323,11 +325,15 @@ def call(function: str, *words: str | int | None) -> bytes:
     return line.encode("utf-8", "surrogateescape") + b"\n"
 
 
-def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, command: bool) -> bytes:
-    """The same call for a machine that must be `owner`'s; `version` is what its content is called from now on, None: it stays."""
+def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, command: bool, after: int = 0) -> bytes:
+    """The same call for a machine that must be `owner`'s; `version` is what its content is called from now on, None: it stays.
+
+    The owner may be silent for `seconds` while it runs, and for `after` once a command has ended.
+    """
     guard = call("mine", version, owner, f"{min(seconds, 999_999):06d}").rstrip(b"\n")
     refusal = rb"{ printf 'xowner\0' >&2; exit 0; }" if command else b"__vers_fail owner"
-    return guard + b" || " + refusal + b"; " + line
+    mine = f"__mine='{version} {owner} {min(after, 999_999):06d}'; ".encode() if command and version is not None else b""
+    return guard + b" || " + refusal + b"; " + mine + line
 
 
 def shortened(line: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Guard:
         changes = changes and self.version is not None
         self.used = self.used or changes
         allowance = self.seconds + ((seconds or DEFAULT_COMMAND_SECONDS) if command else 0.0)
-        return guest.guarded(line, self.version if changes else None, self.owner, int(allowance), command=command)
+        return guest.guarded(line, self.version if changes else None, self.owner, int(allowance), command=command, after=int(self.seconds))
 
 
 def this_process() -> str:

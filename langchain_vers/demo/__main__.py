@@ -17,8 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="folder of the embedded Vers to use, which stays (default: a temporary one)")
     parser.add_argument("--keep", action="store_true", help="leave the machines and the server for a look")
     parser.add_argument("--vers", action="store_true", help="use the configured Vers platform")
+    parser.add_argument("--act", type=int, choices=(1, 2), help="play one act only: 1, the tools; 2, a crash and time travel")
     parsed = parser.parse_args(arguments)
-    return run(DemoOptions(model=parsed.model, data_dir=parsed.data_dir, keep=parsed.keep, vers=parsed.vers))
+    return run(DemoOptions(model=parsed.model, data_dir=parsed.data_dir, keep=parsed.keep, vers=parsed.vers, act=parsed.act))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
 from pydantic import SecretStr
 
 from langchain_vers._io import on_io
@@ -26,7 +28,8 @@ from langchain_vers.context import THREAD_LABEL, BackendContext
 from langchain_vers.demo.options import DemoOptions
 from langchain_vers.embedded import launcher
 from langchain_vers.errors import Gone, VersError
-from langchain_vers.platform import Credentials, Endpoints
+from langchain_vers.gc import delete_orphans, find_orphans
+from langchain_vers.platform import Credentials, Endpoints, VersClient
 from langchain_vers.toolkit import VersToolkit
 
 
@@ -46,6 +49,8 @@ class Ground:
     """What could not be tidied up, in sentences."""
     data_dir: Path | None
     """The embedded Vers's folder, or None on a platform."""
+    reach: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """With which arguments another process's `BackendContext` finds the same Vers, the key among them; none on a platform."""
     _made: set[str] = field(default_factory=set)
     _commits: set[str] = field(default_factory=set)
 
@@ -53,6 +58,21 @@ class Ground:
     def config(self) -> RunnableConfig:
         """The config of the agent's runs."""
         return {"configurable": {"thread_id": self.thread}, "recursion_limit": 200}
+
+    @property
+    def versioned(self) -> str:
+        """The id of the thread whose machine is versioned with it."""
+        return f"{self.thread}-books"
+
+    @property
+    def database(self) -> Path:
+        """The sqlite file of that thread's checkpoints."""
+        return self.here.parent / "checkpoints.sqlite"
+
+    @property
+    def log(self) -> Path:
+        """What the agent's processes have to say when something goes wrong."""
+        return self.here.parent / "agent.log"
 
     def note(self, message: ToolMessage) -> None:
         """Remember what a tool made."""
@@ -91,9 +111,12 @@ class Ground:
 
     def kept(self) -> list[str]:
         """For a demo that keeps what it made: how to look at it, and how to end it."""
+        history = f"See the checkpoints:  langchain-vers history --db {self.database} --thread {self.versioned}"
+        lines = [history] if self.database.exists() else []
         if self.data_dir is None:
-            return ["The VMs are kept; see them with: langchain-vers vms"]
+            return [*lines, "The VMs are kept; see them with: langchain-vers vms"]
         return [
+            *lines,
             f"See the VMs with:     langchain-vers vms --data-dir {self.data_dir}",
             f"Stop the server with: langchain-vers stop --data-dir {self.data_dir}",
             f"Then remove:          {self.here.parent}",
@@ -118,6 +141,20 @@ class Ground:
                 continue
             except VersError as error:
                 self.leftovers.append(f"The {kind} {name} could not be deleted: {error}")
+        if self.database.exists():
+            try:
+                await self._delete_versioned(client)
+            except sqlite3.Error as error:
+                self.leftovers.append(f"What {self.database} refers to could not be looked up for deletion: {error}")
+
+    async def _delete_versioned(self, client: VersClient) -> None:
+        """Delete the checkpoints, and then what no checkpoint refers to any more: all that was made for them."""
+        with closing(sqlite3.connect(self.database, check_same_thread=False)) as connection:
+            saver = SqliteSaver(connection)
+            await asyncio.to_thread(saver.delete_thread, self.versioned)
+            found = await find_orphans(client, saver, grace=0)
+        for failure in await delete_orphans(client, found.orphans):
+            self.leftovers.append(f"The {failure.orphan.kind} {failure.orphan.id} could not be deleted: {failure.error}")
 
 
 def descends(vm_id: str, roots: Iterable[str], parents: Mapping[str, str | None]) -> bool:
@@ -149,6 +186,7 @@ async def prepared(options: DemoOptions, *, local: bool, leftovers: list[str]) -
         where: Path | bool = here if local else False
         if options.vers:
             found = await asyncio.to_thread(Credentials().resolve)
+            reach = {}
             context = BackendContext(local=where)
             vers = f"{Endpoints.resolve().base_url}, key from {found.source}"
             folder = None
@@ -157,19 +195,25 @@ async def prepared(options: DemoOptions, *, local: bool, leftovers: list[str]) -
             server = await _served(folder, options, clean_up)
             host, port = server.ssh_endpoint
             # All is given, so that neither keys nor addresses are looked for in the environment or in files.
+            reach = {
+                "api_key": server.api_key,
+                "base_url": server.base_url,
+                "ssh_endpoint": f"{host}:{port}",
+                "ca_file": str(server.ca_file),
+            }
             context = BackendContext(
                 local=where,
                 api_key=SecretStr(server.api_key).get_secret_value,
-                base_url=server.base_url,
-                ssh_endpoint=f"{host}:{port}",
-                ca_file=server.ca_file,
+                base_url=reach["base_url"],
+                ssh_endpoint=reach["ssh_endpoint"],
+                ca_file=reach["ca_file"],
             )
             vers = f"embedded, on {server.base_url}, engine {server.engine}"
         # Local commands learn none of this process's secrets, and keep their logs where they are removed with the rest.
         environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         context.local = LocalBackend(here, env={**environment, "HOME": str(here), "TMPDIR": str(scratch)})
         clean_up.push_async_callback(context.aclose)
-        ground = Ground(context, VersToolkit(context=context), here, vers, f"demo-{uuid4().hex[:12]}", leftovers, folder)
+        ground = Ground(context, VersToolkit(context=context), here, vers, f"demo-{uuid4().hex[:12]}", leftovers, folder, reach)
         try:
             yield ground
         finally:

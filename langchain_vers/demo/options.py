@@ -31,7 +31,9 @@ class DemoOptions:
     engine: str = "namespaces"
     """Engine of the embedded Vers."""
     script: Sequence[Step] | None = None
-    """What the scripted model plays; None is the demo's own script."""
+    """What the scripted model plays in the first act; None is the demo's own script."""
+    act: int | None = None
+    """Play this act only, 1 or 2; None plays both, and of a model or script of one's own the first."""
 
 
 def run(options: DemoOptions) -> int:

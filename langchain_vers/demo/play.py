@@ -1,25 +1,24 @@
-"""The performance: an agent made with `create_agent`, its steps shown as they happen, checked, and summed up.
+"""The performance: what was asked for is made ready, the acts are played, summed up, and what they made is tidied up.
 
-The script is in `story`, the task for another model in `assignment`; where it happens, and the tidying up, is in `ground`.
+The first act is played here: an agent made with `create_agent`, its steps shown as they happen and checked. Its script is in `story`, the
+task for another model in `assignment`. The second act is in `time_travel`. Where it happens, and the tidying up, is in `ground`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage
 
 from langchain_vers.context import short_id
-from langchain_vers.demo import assignment, story
+from langchain_vers.demo import assignment, story, time_travel
+from langchain_vers.demo.course import Course, messages_in, output_in, rows_of
 from langchain_vers.demo.ground import Ground, prepared
 from langchain_vers.demo.models import CannotBegin, chosen, failure
 from langchain_vers.demo.options import DemoOptions
@@ -28,21 +27,6 @@ from langchain_vers.demo.scripted import ScriptedModel, Step, Unexpected, judge,
 from langchain_vers.errors import Denied, VersError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_ESSENTIAL = ("command", "path", "pattern", "commit_id", "source", "vm_id", "name", "state")
-_STREAMING = {"bash", "vers_vm_exec", "vers_vm_copy"}
-
-Judge = Callable[[Sequence[ToolMessage]], str]
-"""What the last result shows, in a phrase; raises `Unexpected`."""
-
-
-@dataclass
-class Course:
-    """How a run has gone so far."""
-
-    results: list[ToolMessage] = field(default_factory=list)
-    verdicts: list[tuple[bool, float]] = field(default_factory=list)
-    """For each result, whether it is right, and how many seconds it took."""
-    last: AIMessage | None = None
 
 
 def perform(options: DemoOptions) -> int:
@@ -90,6 +74,8 @@ async def _explained(options: DemoOptions, screen: Screen) -> int:
 async def _show(options: DemoOptions, screen: Screen) -> int:
     started = time.monotonic()
     logging.getLogger("langchain_vers").setLevel(logging.ERROR)  # which Vers is used stands in the heading
+    if options.act == 2 and options.model is not None:
+        raise CannotBegin("The second act plays a script; leave out --model, or ask for --act 1.")
     steps = story.STEPS if options.script is None else options.script
     model: BaseChatModel = ScriptedModel(steps=steps)
     about = "a script that checks each result (needs no key; --model takes a real one)"
@@ -97,14 +83,20 @@ async def _show(options: DemoOptions, screen: Screen) -> int:
         model, about = await asyncio.to_thread(chosen, options.model), options.model
     elif options.model is not None:
         model, about = options.model, type(options.model).__name__
+    own_script = options.model is None and options.script is None
+    acts = {options.act} if options.act is not None else {1, 2} if own_script else {1}
     leftovers: list[str] = []
+    rows: list[Row] = []
     try:
         async with prepared(options, local=options.model is None, leftovers=leftovers) as ground:
             screen.heading("langchain-vers demo: an agent gets a computer of its own", [f"Model: {about}", f"Vers:  {ground.vers}"])
-            rows = await (_play(ground, model, steps, screen) if options.model is None else _assign(ground, model, screen))
+            if 1 in acts:
+                rows += await (_play(ground, model, steps, screen) if options.model is None else _assign(ground, model, screen))
+                for root in await _trees(ground):
+                    screen.tree(root)
+            if 2 in acts and all(row.ok for row in rows):
+                rows += await time_travel.play(ground, screen)
             screen.summary(rows)
-            for root in await _trees(ground):
-                screen.tree(root)
             if options.keep:
                 for line in ground.kept():
                     screen.note(line)
@@ -119,28 +111,13 @@ async def _show(options: DemoOptions, screen: Screen) -> int:
 
 async def _play(ground: Ground, model: BaseChatModel, steps: Sequence[Step], screen: Screen) -> list[Row]:
     """Play the script; one row for each of its scenes."""
-    course = Course()
-    await _run(
-        ground,
-        model,
-        story.REQUEST,
-        course,
-        screen,
-        scene=lambda index: steps[index].scene,
-        judge=lambda results: judge(steps, results),
-    )
-    rows = []
-    for scene in dict.fromkeys(step.scene for step in steps):
-        mine = [verdict for step, verdict in zip(steps, course.verdicts, strict=False) if step.scene == scene]
-        complete = len(mine) == sum(step.scene == scene for step in steps)
-        what = scene if complete or not mine else f"{scene}: stopped here"
-        rows.append(Row(what if mine else f"{scene}: not reached", complete and all(ok for ok, _ in mine), sum(taken for _, taken in mine)))
-    return rows
+    course = Course(screen, lambda index: steps[index].scene, lambda results: judge(steps, results))
+    await _run(ground, model, story.REQUEST, course)
+    return rows_of(steps, course.verdicts)
 
 
 async def _assign(ground: Ground, model: BaseChatModel, screen: Screen) -> list[Row]:
     """Give the task to a model, then look what has become of it."""
-    course = Course()
 
     def judged(results: Sequence[ToolMessage]) -> str:
         try:
@@ -148,9 +125,11 @@ async def _assign(ground: Ground, model: BaseChatModel, screen: Screen) -> list[
         except Unexpected:
             raise Unexpected("the model is told of the failure") from None
 
+    scene: Callable[[int], str] = lambda index: "The model at work"  # noqa: E731  # typed, as the field is
+    course = Course(screen, scene, judged)
     began = time.monotonic()
     try:
-        await _run(ground, model, assignment.TASK, course, screen, scene=lambda index: "The model at work", judge=judged)
+        await _run(ground, model, assignment.TASK, course)
     except VersError:
         raise
     except Exception as error:  # each provider raises its own
@@ -169,71 +148,18 @@ async def _assign(ground: Ground, model: BaseChatModel, screen: Screen) -> list[
     return rows
 
 
-async def _run(
-    ground: Ground,
-    model: BaseChatModel,
-    request: str,
-    course: Course,
-    screen: Screen,
-    *,
-    scene: Callable[[int], str],
-    judge: Judge,
-) -> None:
+async def _run(ground: Ground, model: BaseChatModel, request: str, course: Course) -> None:
     """Let the agent work, and show it: calls, output as it arrives, results. What came of it is put into `course`."""
     agent = create_agent(model, ground.toolkit.get_tools())
     stream = agent.astream({"messages": [HumanMessage(request)]}, ground.config, stream_mode=["updates", "custom"])
     async for mode, piece in stream:
         if mode == "custom":
-            if isinstance(piece, Mapping) and piece.get("type") == "tool_output":
-                screen.output(str(piece["delta"]))
+            course.screen.output(output_in(piece))
             continue
-        for message in _messages(piece):
-            if isinstance(message, AIMessage):
-                course.last = message
-                for position, call in enumerate(message.tool_calls):
-                    screen.scene(scene(len(course.results) + position))
-                    screen.call(call["name"], essential(call["args"]), message.text if position == 0 else "")
-            elif isinstance(message, ToolMessage):
+        for message in messages_in(piece):
+            if isinstance(message, ToolMessage):
                 ground.note(message)
-                course.results.append(message)
-                _result(message, course, screen, judge)
-
-
-def _result(message: ToolMessage, course: Course, screen: Screen, judge: Judge) -> None:
-    artifact: Mapping[str, Any] = message.artifact or {}
-    seconds = float(artifact.get("duration_ms", 0)) / 1000
-    if "diff" in artifact:
-        screen.block("\n".join(line for line in artifact["diff"].splitlines() if not line.startswith(("---", "+++", "@@"))), diff=True)
-    elif message.name not in _STREAMING or ("exit_code" not in artifact and message.status == "error"):
-        screen.block(message.text)
-    try:
-        ok, seen = True, judge(course.results)
-    except Unexpected as problem:
-        ok, seen = False, str(problem)
-    course.verdicts.append((ok, seconds))
-    screen.result(ok, seen, seconds)
-
-
-def _messages(update: object) -> list[object]:
-    """The messages in an update of the agent's graph: `{node: {"messages": [...]}}`, or a list of such for calls that ran side by side."""
-    if not isinstance(update, Mapping):
-        return []
-    found: list[object] = []
-    for change in update.values():
-        for part in change if isinstance(change, list) else [change]:
-            if isinstance(part, Mapping):
-                found.extend(part.get("messages", ()))
-    return found
-
-
-def essential(arguments: Mapping[str, Any]) -> str:
-    """The arguments of a call that tell most, in one piece of text. Pure."""
-    parts = [str(arguments[name]) for name in _ESSENTIAL if arguments.get(name) is not None]
-    if "vm_id" in arguments and "command" in arguments:
-        return f"{short_id(str(arguments['vm_id']))}: {arguments['command']}"
-    if parts:
-        return parts[0]
-    return json.dumps(arguments) if arguments else ""
+            course.take(message)
 
 
 async def _trees(ground: Ground) -> list[Branch]:

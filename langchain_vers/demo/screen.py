@@ -75,6 +75,12 @@ class Screen:
             self._print(Text(title, style="bold cyan"))
         self._scene = title
 
+    def say(self, text: str) -> None:
+        """What is going on, told by the demo."""
+        self.end_output()
+        for piece in Text(self._clean(text), style="italic").wrap(self.console, max(20, self.console.width - 2)):
+            self._print(Text("  ").append_text(piece))
+
     def call(self, tool: str, argument: str, said: str = "") -> None:
         """A tool is called; `argument` is the one that tells most."""
         self.end_output()
@@ -113,6 +119,15 @@ class Screen:
         self.end_output()
         line = Text().append(f"  {self._mark(ok)} ", style="bold green" if ok else "bold red")
         self._print(line.append(self._clean(text), style="" if ok else "bold red").append(f"  {_seconds(seconds)}", style="dim"))
+
+    def side_by_side(self, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """A table with a column for each title; each row has a name, and for each column a text of one or more lines."""
+        table = Table(show_lines=True)
+        for title in ("", *titles):
+            table.add_column(Text(self._clean(title)))
+        for name, cells in rows:
+            table.add_row(Text(self._clean(name), style="bold"), *(Text(self._clean(cell)) for cell in cells))
+        self.console.print(table)
 
     def summary(self, rows: Sequence[Row]) -> None:
         """The closing table."""

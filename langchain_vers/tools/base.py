@@ -25,7 +25,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
-from langchain_vers.errors import Missing, TakenOver, Unreachable, VersError
+from langchain_vers.errors import Gone, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
@@ -207,7 +207,7 @@ async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> A
     try:
         try:
             answer = await spec.run(call, **arguments)
-        except TakenOver as error:  # nothing was done; what is known of the machine is out of date
+        except (TakenOver, Gone) as error:  # nothing was done; what is known of the machine is out of date
             await call.context.retake(call.place, error)
             answer = await spec.run(call, **arguments)
     except VersError as error:
