@@ -195,9 +195,14 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         key = Key(thread, namespace, found.checkpoint["id"])
         record = read_record(found.metadata)
         around = _around(thread, namespace, configurable.get("checkpoint_map"))
-        repeats = record is not None and record.repeats and not configurable.get("checkpoint_id") and self.ledger.step(key) is None
-        if repeats and around is not None and (found.metadata.get("parents") or {}).get(around.namespace) == around.checkpoint:
-            # Branches of the step around it shared the machine, and this process knows nothing of them: they are repeated together.
+        repeats = record is not None and record.repeats and not configurable.get("checkpoint_id")
+        if (
+            repeats
+            and around is not None
+            and self.ledger.resumes(key, around)
+            and (found.metadata.get("parents") or {}).get(around.namespace) == around.checkpoint
+        ):
+            # Branches of the step around it shared the machine, and were broken off: they are repeated together.
             return None
         accepted = accept(found.pending_writes or ())
         state = accepted.snapshot.record if accepted.snapshot is not None else record

@@ -279,7 +279,7 @@ class BackendContext:
 
     def gone(self, place: Place, attachment: Attachment) -> None:
         """A call has deleted its thread's own machine: it stays gone, and is not brought back for the next call."""
-        self.whereabouts.move(place, self.versions_of(place), attachment.moved(commit=None))
+        self.whereabouts.lose(place, self.versions_of(place), attachment.moved(commit=None))
 
     def used(self, place: Place, tool: str) -> None:
         """A tool was used, for the history of the conversation's machines."""

@@ -82,13 +82,21 @@ class Ledger:
         with self.lock:
             step = self._steps.get(key)
             if step is None or step.failed or step.closed:
+                failed = step is not None and step.failed
                 step = self.enter(key, record, lane)
+                step.again = failed
                 for live in self.machines.values():
                     if live.root == key:  # what its machine went through is no state that this execution may find
                         live.root, live.touched = None, set()
             self._heads[key.thread, key.namespace] = key
             if not lane and around is not None and (outer := self._steps.get(around)) is not None and step.record is not None:
                 outer.result = step.record
+
+    def resumes(self, key: Key, around: Key) -> bool:
+        """Whether a nested checkpoint is read for a run that knows nothing of what its step did, or does it anew."""
+        with self.lock:
+            outer = self._steps.get(around)
+            return key not in self._steps or (outer is not None and outer.again)
 
     def end(self, key: Key) -> None:
         """All tasks of a step have ended, and the checkpoint after it is known: the next run that begins at it is another one."""
@@ -109,8 +117,17 @@ class Ledger:
             for key in reversed(position.path):
                 step = self._steps.get(key)
                 if step is not None and (place := step.place(position.lane)) is not None:
-                    return place
+                    return self._instead(position, place)
             return None
+
+    def _instead(self, position: Position, place: Attachment) -> Attachment:
+        """The place, or the machine that another branch of the outermost step has restored instead of it."""
+        root, found = self._steps.get(position.path[0]), place
+        while root is not None and (instead := root.replaced.get(found.machine_id or "")) is not None:
+            found = instead
+        if found is not place:
+            self.note(position, found)
+        return found
 
     def note(self, position: Position, attachment: Attachment) -> None:
         """More is known of where the calls of a position are sent: the working directory, the host key."""
@@ -123,6 +140,8 @@ class Ledger:
         """The thread was moved by a call. A machine that is in no commit yet will be committed when the step ends."""
         with self.lock:
             self.note(position, attachment)
+            if (root := self._steps.get(position.path[0])) is not None:
+                root.replaced.pop(attachment.machine_id or "", None)
             if position.lane:
                 return
             for key in position.path:
@@ -137,6 +156,15 @@ class Ledger:
                     return
                 live.touched.update(position.path)
             self._count(position, uuid.uuid4().hex[:12])
+
+    def lose(self, position: Position, attachment: Attachment) -> None:
+        """A call has deleted its thread's machine. From here on the thread stands on one that does not exist, and that no commit stands for."""
+        with self.lock:
+            self.note(position, attachment)
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.moved = True
+            self.machines.pop(attachment.machine_id or "", None)
 
     def _count(self, position: Position, call: str) -> None:
         for key, task in zip(position.path, position.tasks, strict=True):
@@ -232,6 +260,8 @@ class Ledger:
         """A machine was restored for a call's step: the step's calls are sent there, and what was done to the `old` one is undone."""
         with self.lock:
             undone = self.machines[old].calls if old in self.machines else {}
+            if (root := self._steps.get(position.path[0])) is not None:
+                root.replaced[old] = attachment
             for key in position.path:
                 if (step := self._steps.get(key)) is not None:
                     step.places[position.lane] = attachment

@@ -80,10 +80,14 @@ class Step:
     moved: bool = False
     failed: bool = False
     """Whether a task of it was interrupted or raised."""
+    again: bool = False
+    """Whether it had failed, and was begun anew."""
     closed: bool = False
     """Whether all of its tasks have ended: the next run that begins here is another one."""
     restored: tuple[float, str] | None = None
     """What bringing back its machine has cost (ms), and from which commit."""
+    replaced: dict[str, Attachment] = field(default_factory=dict)
+    """By VM, the one that was restored in its place. Of outermost steps: graphs nested in it may still think of the old one."""
     result: Record | None = None
     """The last state known of a graph nested in it."""
 

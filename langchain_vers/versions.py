@@ -168,7 +168,7 @@ class Versions:
             async with self.gate(machine_id).commit():
                 if live is not None and live.calls:
                     raise error
-            self.context.forget_vm(machine_id)
+            self.context.forget_vm(machine_id, running=True)
             self.ledger.dropped(machine_id)
             return
         if live is not None and not live.tainted and await (await self.context.machine(machine_id)).look() is None:

@@ -81,6 +81,12 @@ class Whereabouts:
         if versions is not None and place.position is not None:
             versions.ledger.move(place.position, attachment)
 
+    def lose(self, place: Place, versions: Versions | None, attachment: Attachment) -> None:
+        """A call has deleted its thread's machine."""
+        self._remember(place.holder, attachment, place.call_id)
+        if versions is not None and place.position is not None:
+            versions.ledger.lose(place.position, attachment)
+
     def enter(self, place: Place, versions: Versions | None, attachment: Attachment) -> None:
         """A worker begins on a machine of its own."""
         self._remember(place.holder, attachment, place.call_id)

@@ -45,6 +45,20 @@ class _Line:
             return True
         return not self.opening.cancelled() and self.opening.exception() is None and self.opening.result().alive
 
+    async def connection(self) -> SSHConnection:
+        """The connection, when it is open.
+
+        Raises:
+            Unreachable: it was given back while it was being opened.
+        """
+        try:
+            return await asyncio.shield(self.opening)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.opening.cancelled() and not (task is not None and task.cancelling()):
+                raise Unreachable("the connection was given back while it was being opened; try again") from None
+            raise
+
     async def close(self) -> None:
         self.opening.cancel()
         with contextlib.suppress(VersError, asyncio.CancelledError):
@@ -94,8 +108,7 @@ class SessionPool:
             held = line.opening.done()
             line.sessions += 1
             try:
-                connection = await asyncio.shield(line.opening)
-                return await self._start(line, connection)
+                return await self._start(line, await line.connection())
             except BaseException as error:
                 line.sessions -= 1
                 if not isinstance(error, Unreachable):

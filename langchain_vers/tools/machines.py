@@ -228,9 +228,9 @@ async def vm_delete(call: Call, *, vm_id: str) -> Answer:
             machine_id=chosen,
         )
     client = await call.context.client()
+    attachment = await call.context.attachment_at(call.place)  # known when the commits of before are made: some may be of this VM
     await client.delete_vm(chosen)
     call.context.forget_vm(chosen)
-    attachment = await call.context.attachment_at(call.place)
     mine = chosen == attachment.machine_id
     if mine:
         call.context.gone(call.place, attachment)

@@ -1,0 +1,1 @@
+"""The proofs of `VersSaver`: at every checkpoint the machine holds what the conversation claims, whatever happened."""
