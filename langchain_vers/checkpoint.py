@@ -13,6 +13,7 @@ import copy
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self, cast
@@ -168,8 +169,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """See `BaseCheckpointSaver.list`. The machine's facts can be filtered by, such as `{"vers_commit": ...}`."""
+        replayed = self._replayed(config)
         for found in self.inner.list(config, filter=filter, before=before, limit=limit):
-            if (shown := _shown(found)) is not None:
+            shown = _shown(found) if replayed is None else self._seen(replayed, found)
+            if shown is not None:
                 yield shown
 
     async def alist(
@@ -182,9 +185,19 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     ) -> AsyncIterator[CheckpointTuple]:
         """See `list`."""
         self.needs_async("alist")
+        replayed = self._replayed(config)
         async for found in self.inner.alist(config, filter=filter, before=before, limit=limit):
-            if (shown := _shown(found)) is not None:
+            shown = _shown(found) if replayed is None else self._seen(replayed, found)
+            if shown is not None:
                 yield shown
+
+    def _replayed(self, config: RunnableConfig | None) -> RunnableConfig | None:
+        """The config by which a nested graph looks for its checkpoint when the graph around it goes back in time; None for mere looking."""
+        configurable = (config or {}).get("configurable") or {}
+        if config is None or configurable.get("__pregel_replay_state") is None or not configurable.get("checkpoint_ns"):
+            return None
+        self.ledger.mark_namespace(str(configurable["thread_id"]), str(configurable["checkpoint_ns"]))
+        return config
 
     def _seen(self, config: RunnableConfig, found: CheckpointTuple | None) -> CheckpointTuple | None:
         configurable = config["configurable"]
@@ -205,9 +218,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             # Branches of the step around it shared the machine, and were broken off: they are repeated together.
             return None
         accepted = accept(found.pending_writes or ())
-        state = accepted.snapshot.record if accepted.snapshot is not None else record
-        self.ledger.load(key, state, around, lane_of(configurable))
-        self._read.remember(key, found.checkpoint, record)
+        own = accepted.before.record if accepted.before is not None else record
+        state = accepted.snapshot.record if accepted.snapshot is not None else own
+        self.ledger.load(key, state, own, around, lane_of(configurable))
+        self._read.remember(key, found.checkpoint, own)
         if not found.pending_writes:
             return found
         return found._replace(pending_writes=visible(found.pending_writes, accepted))
@@ -221,11 +235,13 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         if (outer := self._outer(config, metadata)) is not None:
             io.run(self.versions.passed(outer))
         parent = self._parent(config)
-        known = read_record(found.metadata) if parent is not None and (found := self.inner.get_tuple(parent)) is not None else None
-        closing, plan = self._closing(config, checkpoint, metadata, known)
-        if closing.live is not None and closing.machine_id is not None:
-            closing = io.run(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
-        stored = self.inner.put(config, checkpoint, self._noted(config, closing, metadata), new_versions)
+        with self._breaking_off(config):
+            found = None if parent is None else self.inner.get_tuple(parent)
+            known = None if found is None else read_record(found.metadata)
+            closing, plan = self._closing(config, checkpoint, metadata, known)
+            if closing.live is not None and closing.machine_id is not None:
+                closing = io.run(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
+            stored = self.inner.put(config, checkpoint, self._noted(config, closing, metadata), new_versions)
         self._stored(config, checkpoint, closing)
         return stored
 
@@ -237,13 +253,25 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         if (outer := self._outer(config, metadata)) is not None:
             await io.on_io(self.versions.passed(outer))
         parent = self._parent(config)
-        known = read_record(found.metadata) if parent is not None and (found := await self.inner.aget_tuple(parent)) is not None else None
-        closing, plan = self._closing(config, checkpoint, metadata, known)
-        if closing.live is not None and closing.machine_id is not None:
-            closing = await io.on_io(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
-        stored = await self.inner.aput(config, checkpoint, self._noted(config, closing, metadata), new_versions)
+        with self._breaking_off(config):
+            known = (
+                read_record(found.metadata) if parent is not None and (found := await self.inner.aget_tuple(parent)) is not None else None
+            )
+            closing, plan = self._closing(config, checkpoint, metadata, known)
+            if closing.live is not None and closing.machine_id is not None:
+                closing = await io.on_io(self.versions.seal(closing.machine_id, plan, always=self._ends_turn(checkpoint, metadata)))
+            stored = await self.inner.aput(config, checkpoint, self._noted(config, closing, metadata), new_versions)
         self._stored(config, checkpoint, closing)
         return stored
+
+    @contextmanager
+    def _breaking_off(self, config: RunnableConfig) -> Iterator[None]:
+        """Around the storing of a checkpoint: if it fails, calls that wait for the checkpoints after it are told."""
+        try:
+            yield
+        except BaseException:
+            self.ledger.break_off(str(config["configurable"]["thread_id"]))
+            raise
 
     def _ends_turn(self, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> bool:
         """Whether a turn ends with a checkpoint, or has ended before it, and its last version is therefore to be committed."""
@@ -280,12 +308,13 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         source = metadata.get("source")
         around = _around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
         copied = self._read.copied(key, checkpoint) if source == "fork" else None
+        results = source == "update" and parent is not None and self._read.takes_results(parent, checkpoint)
 
         def plan() -> Closing:
             if source == "loop" and parent is not None:
                 closing = self.ledger.close(key, parent, lane, known)
             else:
-                closing = self.ledger.inherit(key, parent, around, lane, copied=copied, known=known)
+                closing = self.ledger.inherit(key, parent, around, lane, copied=copied, known=known, results=results)
             return self.ledger.uncommitted(closing) if self._ends_turn(checkpoint, metadata) else closing
 
         return plan(), plan
@@ -452,12 +481,19 @@ class _Read:
 
     def __init__(self) -> None:
         self._records: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
+        self._seen: OrderedDict[Key, int] = OrderedDict()
 
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None) -> None:
         """Keep what a checkpoint that was read says: the next one may be a copy of it."""
         self._records[_content(key, checkpoint)] = record
-        while len(self._records) > _COPIES:
-            self._records.popitem(last=False)
+        self._seen[key] = _executed(checkpoint)
+        for kept in (self._records, self._seen):
+            while len(kept) > _COPIES:
+                kept.popitem(last=False)
+
+    def takes_results(self, parent: Key, checkpoint: Checkpoint) -> bool:
+        """Whether an update of a checkpoint that was read counts its tasks as executed, as `update_state(None, as_node=END)` does."""
+        return parent in self._seen and self._seen[parent] != _executed(checkpoint)
 
     def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:
         """The record of the checkpoint that was read with this very content: a copy is put beside its original, under the same parent."""
@@ -466,6 +502,11 @@ class _Read:
 
 def _content(key: Key, checkpoint: Checkpoint) -> tuple[str, str, int]:
     return key.thread, key.namespace, hash(frozenset(checkpoint["channel_versions"].items()))
+
+
+def _executed(checkpoint: Checkpoint) -> int:
+    seen = checkpoint["versions_seen"]
+    return hash(frozenset((node, frozenset(channels.items())) for node, channels in seen.items() if channels))
 
 
 def _around(thread: str, namespace: str, parents: Mapping[str, str] | None) -> Key | None:

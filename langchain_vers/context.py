@@ -16,7 +16,7 @@ import os
 import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -28,6 +28,7 @@ from langchain_vers import workers
 from langchain_vers._io import io, on_io, run
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
+from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
@@ -276,6 +277,10 @@ class BackendContext:
             return {}
         versions = self.versions_of(place)
         return {THREAD_LABEL: place.thread} if versions is None else await io.blocking(versions.labels, place.thread)
+
+    def resting(self, machine_id: str) -> AbstractAsyncContextManager[None]:
+        """Around what must see a machine at rest: while none of this process's calls changes it."""
+        return self.link.gates.setdefault(machine_id, Gate()).commit()
 
     def gone(self, place: Place, attachment: Attachment) -> None:
         """A call has deleted its thread's own machine: it stays gone, and is not brought back for the next call."""

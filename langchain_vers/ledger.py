@@ -33,6 +33,8 @@ class Ledger:
         self._waiters: dict[Key, list[Callable[[], None]]] = {}
         self._failed_early: set[Key] = set()
         """Steps of which a task failed before their checkpoint was stored: that may be waiting for its commit."""
+        self._broken: set[str] = set()
+        """Threads of which a checkpoint could not be stored: those after it will not come."""
 
     # --- steps ---
 
@@ -53,6 +55,18 @@ class Ledger:
                 return
         waiter()
 
+    def break_off(self, thread: str) -> None:
+        """A checkpoint of a thread could not be stored. Nobody need wait for those after it, until the thread is read again."""
+        with self.lock:
+            self._broken.add(thread)
+            waiters = [waiter for key in list(self._waiters) if key.thread == thread for waiter in self._waiters.pop(key)]
+        for waiter in waiters:
+            waiter()
+
+    def is_broken(self, thread: str) -> bool:
+        """Whether no further checkpoints of a thread are to be expected from its run."""
+        return thread in self._broken
+
     def forget_waiter(self, key: Key, waiter: Callable[[], None]) -> None:
         """Take a `notify` back."""
         with self.lock:
@@ -65,7 +79,7 @@ class Ledger:
     def enter(self, key: Key, record: Record | None, lane: str = "") -> Step:
         """A checkpoint has become known, by being stored."""
         with self.lock:
-            step = self._steps[key] = Step(record, lane)
+            step = self._steps[key] = Step(record, record, lane)
             self._steps.move_to_end(key)
             step.failed = key in self._failed_early
             self._failed_early.discard(key)
@@ -77,14 +91,19 @@ class Ledger:
             waiter()
         return step
 
-    def load(self, key: Key, record: Record | None, around: Key | None, lane: str = "") -> None:
-        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew."""
+    def load(self, key: Key, record: Record | None, own: Record | None, around: Key | None, lane: str = "") -> None:
+        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew.
+
+        `record` is the state to go on from, `own` what the checkpoint itself says.
+        """
         with self.lock:
+            self._broken.discard(key.thread)
             step = self._steps.get(key)
             if step is None or step.failed or step.closed:
-                failed = step is not None and step.failed
-                step = self.enter(key, record, lane)
-                step.again = failed
+                before, step = step, self.enter(key, record, lane)
+                step.own = own
+                if before is not None:
+                    step.again, step.dead = before.failed, before.dead
                 for live in self.machines.values():
                     if live.root == key:  # what its machine went through is no state that this execution may find
                         live.root, live.touched = None, set()
@@ -110,6 +129,23 @@ class Ledger:
             self._heads.setdefault((thread, namespace), Key(thread, namespace, ""))
 
     # --- calls ---
+
+    def meet(self, position: Position) -> bool:
+        """A call has come to its step; whether its task's execution still counts. One that was broken off does not.
+
+        When one of several calls of a task interrupts the run, the others may still be on their way.
+        """
+        with self.lock:
+            step, task = self._steps.get(position.path[-1]), position.tasks[-1]
+            if step is None or position.execution is None:
+                return True
+            if any(dead is position.execution for dead in step.dead):
+                return False
+            if task in step.failed_tasks:
+                step.dead.append(position.execution)
+                return False
+            step.executions[task] = position.execution
+            return True
 
     def place(self, position: Position) -> Attachment | None:
         """Where a call of this position is sent, None if nothing is known."""
@@ -158,7 +194,7 @@ class Ledger:
             self._count(position, uuid.uuid4().hex[:12])
 
     def lose(self, position: Position, attachment: Attachment) -> None:
-        """A call has deleted its thread's machine. From here on the thread stands on one that does not exist, and that no commit stands for."""
+        """A call has deleted its thread's machine: the thread stands on one that does not exist, and that no commit stands for."""
         with self.lock:
             self.note(position, attachment)
             for key in position.path:
@@ -305,6 +341,9 @@ class Ledger:
                 self._failed_early.add(key)
                 return
             step.failed = True
+            step.failed_tasks.add(task)
+            if (execution := step.executions.pop(task, None)) is not None:
+                step.dead.append(execution)
             for live in self.machines.values():
                 if any(call.position.path[-1] == key and call.position.tasks[-1] == task for call in live.calls.values()):
                     live.tainted = True
@@ -346,12 +385,13 @@ class Ledger:
     # --- checkpoints ---
 
     def inherit(
-        self, key: Key, parent: Key | None, around: Key | None, lane: str, *, copied: Record | None, known: Record | None
+        self, key: Key, parent: Key | None, around: Key | None, lane: str, *, copied: Record | None, known: Record | None, results: bool
     ) -> Closing:
         """A checkpoint that is put without a superstep before it: an input, an update, a fork. It has its parent's state.
 
         `around` is the step around a nested graph; such a graph begins with the machine as it is there. `copied` is the record of the
-        checkpoint that it is a copy of, `known` that of the parent, from the database.
+        checkpoint that it is a copy of, `known` that of the parent, from the database. `results`: whether it takes in the results of the
+        parent's tasks that had finished.
         """
         with self.lock:
             outer = self._steps.get(around) if around is not None else None
@@ -360,7 +400,11 @@ class Ledger:
             if outer is not None:
                 return Closing(key, self._now(outer, around, lane))
             step = self._steps.get(parent) if parent is not None else None
-            record = step.record if step is not None and step.record is not None else known
+            if step is None:
+                record = known
+            else:
+                record = step.record if results else step.own
+                record = record if record is not None else known
             return Closing(key, None if record is None else record.inherited())
 
     def _now(self, step: Step, key: Key | None, lane: str) -> Record | None:
@@ -402,10 +446,10 @@ class Ledger:
             if live is None or not touched:
                 if inside is not None and not place.shared and not step.moved and (live is None or inside.attachment.same_machine(place)):
                     # A graph nested in this step had ended before this process began.
-                    at = inside.attachment.moved(cwd=place.cwd)
-                    return Closing(key, record(inside.version, inside.commit, inside.no_commit, at=at))
+                    at, repeats = inside.attachment.moved(cwd=place.cwd), inside.repeats and bool(key.namespace)
+                    return Closing(key, record(inside.version, inside.commit, inside.no_commit, repeats=repeats, at=at))
                 if before is not None and not step.moved:
-                    return Closing(key, record(before.version, before.commit, before.no_commit))
+                    return Closing(key, record(before.version, before.commit, before.no_commit, repeats=before.repeats))
                 known_version = live.version if live is not None and not live.calls else None
                 return Closing(key, record(known_version, known_version if live is not None and live.committed else None))
             if not live.calls and live.version is not None:

@@ -116,6 +116,8 @@ class Accepted:
 
     snapshot: Snapshot | None = None
     """Where the machine stands; None: where the checkpoint's own record says."""
+    before: Snapshot | None = None
+    """The version that was made before any call of the step: what the checkpoint itself stands for."""
     hidden: frozenset[str] = field(default_factory=frozenset)
     """Tasks whose results must not be kept, because no version of the machine has exactly their effects: they run again."""
 
@@ -144,7 +146,8 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
     fitting = [snapshot for snapshot in snapshots if snapshot.calls <= finished]
     best = max(fitting, key=lambda snapshot: len(snapshot.calls), default=None)
     covered = best.calls if best is not None else frozenset()
-    return Accepted(best, frozenset(task for task, calls in done.items() if not calls <= covered))
+    before = next((snapshot for snapshot in snapshots if not snapshot.calls), None)
+    return Accepted(best, before, frozenset(task for task, calls in done.items() if not calls <= covered))
 
 
 def visible(writes: Sequence[tuple[str, str, Any]], accepted: Accepted) -> list[tuple[str, str, Any]]:

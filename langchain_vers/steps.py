@@ -70,6 +70,8 @@ class Step:
 
     record: Record | None
     """The state that it starts from; None if that is unknown (a thread without a machine, or from before)."""
+    own: Record | None = None
+    """What the checkpoint itself says, where results of tasks that finished before are in `record`."""
     lane: str = ""
     """The lane that the record is of."""
     places: dict[str, Attachment] = field(default_factory=dict)
@@ -80,6 +82,11 @@ class Step:
     moved: bool = False
     failed: bool = False
     """Whether a task of it was interrupted or raised."""
+    failed_tasks: set[str] = field(default_factory=set)
+    executions: dict[str, object] = field(default_factory=dict)
+    """By task, the execution of which a call was seen last."""
+    dead: list[object] = field(default_factory=list)
+    """Executions that were broken off: what is left of them must do nothing more."""
     again: bool = False
     """Whether it had failed, and was begun anew."""
     closed: bool = False

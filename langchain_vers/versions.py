@@ -71,6 +71,11 @@ class Versions:
         """
         for key in position.path:
             await self.passed(key)
+        self._check_alive(position)
+
+    def _check_alive(self, position: Position) -> None:
+        if not self.ledger.meet(position):
+            raise Conflict("the task that this call belongs to was broken off, and will be run again as a whole; nothing was run")
 
     async def passed(self, key: Key) -> None:
         """Wait until a checkpoint has passed the saver, if those of its graph do at all.
@@ -95,7 +100,13 @@ class Versions:
         self.ledger.notify(key, arrived)
         try:
             async with asyncio.timeout(KNOWN_SECONDS):
-                await passed
+                if not self.ledger.is_broken(key.thread):
+                    await passed
+            if self.ledger.step(key) is None:
+                raise Conflict(
+                    f"the conversation's checkpoint {key.checkpoint} could not be stored, so it is not known which version of the machine "
+                    "belongs to it; nothing was run: look at the error of the run"
+                )
         except TimeoutError:
             raise Conflict(
                 f"the conversation's checkpoint {key.checkpoint} was not stored within {KNOWN_SECONDS:.0f} s, so it is not known which "
@@ -138,6 +149,7 @@ class Versions:
         """
         await self._baseline(position, machine_id, backend)
         async with self.gate(machine_id).call():
+            self._check_alive(position)
             call, version = self.ledger.begin(position, machine_id)
             guard = self.guard(version)
             try:
@@ -171,10 +183,13 @@ class Versions:
             self.context.forget_vm(machine_id, running=True)
             self.ledger.dropped(machine_id)
             return
-        if live is not None and not live.tainted and await (await self.context.machine(machine_id)).look() is None:
-            await self._take(machine_id, live.build or live.version)  # a command has removed the line
-        else:
-            self.ledger.dropped(machine_id)
+        async with self._bringing(machine_id):
+            stamp = await (await self.context.machine(machine_id)).look()
+            if live is not None and not live.tainted and (stamp is None or stamp.owner == this_process()):
+                if stamp is None:  # a command has removed the line, or it is a new machine that has none yet
+                    await self._take(machine_id, live.build or live.version)
+            else:
+                self.ledger.dropped(machine_id)
 
     def gate(self, machine_id: str) -> Gate:
         """Orders calls and commits on a machine."""
@@ -302,7 +317,7 @@ class Versions:
             for key in position.path:
                 step = self.ledger.step(key)
                 if step is not None and step.version in {None, version} and not step.moved:
-                    step.record = record
+                    step.record = step.own = record
                     live.lineage.add(version)
                     await io.blocking(self._database.write, key, Snapshot(record).row())
 
@@ -346,7 +361,7 @@ class Versions:
             made = replace(record, attachment=record.attachment.moved(commit=new), version=new, no_commit=None, nearest=None)
             step = self.ledger.step(key)
             if step is not None:
-                step.record = made
+                step.record = step.own = made
             await io.blocking(self._database.write, key, Snapshot(made).row())
             return new
 

@@ -218,7 +218,7 @@ def test_another_process_resumes_it(make: Make, make_isolated_toolkit: MakeToolk
     assert asleep(machine.seen())
     answer = machine.bash("echo resumed", other)
     assert answer.content.strip() == "resumed"
-    assert awake(machine.seen())
+    machine.until(awake)  # a call that was frozen with the machine may end before its label is off
     assert machine.bash("echo me too").content.strip() == "me too"
 
 

@@ -116,3 +116,6 @@ def _dead(owner: str) -> bool:
     except PermissionError:
         pass
     return _started(pid) & 0xFFFFFFFFFFFF != started
+
+
+this_process()  # asked for now: later calls are made on an event loop, which must not read files

@@ -178,7 +178,8 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
     async with call.context.moving(call.place) as set_to:
         source = await _chosen(call, vm_id)
         client = await call.context.client()
-        ids = await client.branch_vm(source, count=count)
+        async with call.context.resting(source):
+            ids = await client.branch_vm(source, count=count)
         async with _not_left_behind(call.context, client, ids):
             await _label(call, client, ids)
             if attach:
@@ -192,7 +193,8 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
 async def vm_commit(call: Call, *, vm_id: str | None = None, name: str | None = None, keep_paused: bool = False) -> Answer:
     source = await _chosen(call, vm_id)
     client = await call.context.client()
-    commit = await client.commit_vm(source, name=name, keep_paused=keep_paused)
+    async with call.context.resting(source):
+        commit = await client.commit_vm(source, name=name, keep_paused=keep_paused)
     text = f"Committed VM {source} as {commit}" + (" and left it paused" if keep_paused else "")
     return Answer(text, {**_facts(source), "commit": commit})
 
@@ -211,7 +213,7 @@ async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answ
 
 
 async def vm_state(call: Call, *, state: str, vm_id: str | None = None) -> Answer:
-    chosen = await _chosen(call, vm_id)
+    chosen = await _named(call, vm_id)
     client = await call.context.client()
     await idle.set_state(client, chosen, state)
     if state == "paused":
@@ -274,13 +276,22 @@ async def use_backend(call: Call, *, name: str) -> Answer:
     return Answer(f"Commands now run on {name}", {"backend": name, "machine_id": None})
 
 
-async def _chosen(call: Call, vm_id: str | None) -> str:
+async def _named(call: Call, vm_id: str | None) -> str:
+    """The VM that a call means, by default the thread's own."""
     if vm_id is not None:
         return await call.context.resolve_vm(vm_id)
-    attachment = await call.context.attachment_at(call.place)
-    if attachment.backend != "vers" or attachment.machine_id is None:
+    own = await call.context.attachment_at(call.place)
+    if own.backend != "vers" or own.machine_id is None:
         raise BadInput("no VM is attached to this thread; give vm_id (vers_vms lists them)")
-    return attachment.machine_id
+    return own.machine_id
+
+
+async def _chosen(call: Call, vm_id: str | None) -> str:
+    """As `_named`; the thread's own VM is first brought to where the conversation is."""
+    chosen = await _named(call, vm_id)
+    if chosen != (await call.context.attachment_at(call.place)).machine_id:
+        return chosen
+    return (await call.route()).attachment.machine_id or chosen
 
 
 async def _answering(context: BackendContext, client: VersClient, vm_id: str) -> Attachment:

@@ -97,7 +97,7 @@ def test_the_server_has_no_room(world: World) -> None:
 
     try:
         with world.process() as process:
-            Refusals(world, process, refuse, big=True).check("File too large")
+            Refusals(world, process, refuse, big=True).check("Cannot snapshot")
     finally:
         refuse(False)
 
