@@ -12,12 +12,13 @@ import asyncio
 import copy
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -208,11 +209,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         key = Key(thread, namespace, found.checkpoint["id"])
         record = read_record(found.metadata)
         around = _around(thread, namespace, configurable.get("checkpoint_map"))
-        repeats = record is not None and record.repeats and not configurable.get("checkpoint_id")
         if (
-            repeats
-            and around is not None
-            and self.ledger.resumes(key, around)
+            around is not None
+            and not configurable.get("checkpoint_id")
+            and self.ledger.repeats(key, around)
             and (found.metadata.get("parents") or {}).get(around.namespace) == around.checkpoint
         ):
             # Branches of the step around it shared the machine, and were broken off: they are repeated together.
@@ -220,11 +220,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         accepted = accept(found.pending_writes or ())
         own = accepted.before.record if accepted.before is not None else record
         state = accepted.snapshot.record if accepted.snapshot is not None else own
-        self.ledger.load(key, state, own, around, lane_of(configurable))
-        self._read.remember(key, found.checkpoint, own)
-        if not found.pending_writes:
-            return found
-        return found._replace(pending_writes=visible(found.pending_writes, accepted))
+        self.ledger.load(key, state, own, around, lane_of(configurable), shared=accepted.shared)
+        shown = visible(found.pending_writes or (), accepted)
+        self._read.remember(key, found.checkpoint, own, [value for _, _, value in shown])
+        return found._replace(pending_writes=shown) if found.pending_writes else found
 
     # --- checkpoints ---
 
@@ -385,11 +384,9 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     async def _settle(self, key: Key) -> dict[str, Any] | None:
         """Make a version in the middle of a step, if the machine holds nothing but stored results; the row that tells of it."""
         closing = self.ledger.settled(key)
-        if closing is None or closing.machine_id is None:
-            return None
-        await self.versions.seal(
-            closing.machine_id, lambda: self.ledger.settled(key) or Closing(key, None), always=self.versions.policy == "turn"
-        )
+        if closing is not None and closing.machine_id is not None:
+            always = self.versions.policy == "turn"
+            await self.versions.seal(closing.machine_id, lambda: self.ledger.settled(key) or Closing(key, None), always=always)
         snapshot = self.ledger.snapshot(key)
         return None if snapshot is None else snapshot.row()
 
@@ -481,19 +478,20 @@ class _Read:
 
     def __init__(self) -> None:
         self._records: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
-        self._seen: OrderedDict[Key, int] = OrderedDict()
+        self._results: OrderedDict[Key, frozenset[str]] = OrderedDict()
 
-    def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None) -> None:
-        """Keep what a checkpoint that was read says: the next one may be a copy of it."""
+    def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
+        """Keep what a checkpoint that was read says, and the results that lie with it: the next one may be a copy of it, or take them in."""
         self._records[_content(key, checkpoint)] = record
-        self._seen[key] = _executed(checkpoint)
-        for kept in (self._records, self._seen):
+        self._results[key] = frozenset(_messages(results))
+        for kept in (self._records, self._results):
             while len(kept) > _COPIES:
                 kept.popitem(last=False)
 
     def takes_results(self, parent: Key, checkpoint: Checkpoint) -> bool:
-        """Whether an update of a checkpoint that was read counts its tasks as executed, as `update_state(None, as_node=END)` does."""
-        return parent in self._seen and self._seen[parent] != _executed(checkpoint)
+        """Whether an update of a checkpoint that was read takes in results of its finished tasks, as `update_state(None, as_node=END)` does."""
+        results = self._results.get(parent)
+        return bool(results) and not results.isdisjoint(_messages(checkpoint["channel_values"].values()))
 
     def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:
         """The record of the checkpoint that was read with this very content: a copy is put beside its original, under the same parent."""
@@ -504,9 +502,12 @@ def _content(key: Key, checkpoint: Checkpoint) -> tuple[str, str, int]:
     return key.thread, key.namespace, hash(frozenset(checkpoint["channel_versions"].items()))
 
 
-def _executed(checkpoint: Checkpoint) -> int:
-    seen = checkpoint["versions_seen"]
-    return hash(frozenset((node, frozenset(channels.items())) for node, channels in seen.items() if channels))
+def _messages(values: Iterable[Any]) -> Iterator[str]:
+    """The ids of the messages in a state, or among writes to it."""
+    for value in values:
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, BaseMessage) and each.id is not None:
+                yield each.id
 
 
 def _around(thread: str, namespace: str, parents: Mapping[str, str] | None) -> Key | None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.records import Record, Snapshot
-from langchain_vers.steps import Call, Closing, Key, Live, Position, Step, left_over
+from langchain_vers.steps import Call, Closing, Key, Live, Position, Step, depth, left_over
 
 _REMEMBERED = 8192
 """Steps that are kept in memory; an older one is read from the database again."""
@@ -91,7 +91,9 @@ class Ledger:
             waiter()
         return step
 
-    def load(self, key: Key, record: Record | None, own: Record | None, around: Key | None, lane: str = "") -> None:
+    def load(
+        self, key: Key, record: Record | None, own: Record | None, around: Key | None, lane: str = "", *, shared: bool = False
+    ) -> None:
         """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew.
 
         `record` is the state to go on from, `own` what the checkpoint itself says.
@@ -101,9 +103,9 @@ class Ledger:
             step = self._steps.get(key)
             if step is None or step.failed or step.closed:
                 before, step = step, self.enter(key, record, lane)
-                step.own = own
+                step.own, step.shared = own, shared
                 if before is not None:
-                    step.again, step.dead = before.failed, before.dead
+                    step.again, step.dead, step.shared = before.failed, before.dead, shared or before.shared
                 for live in self.machines.values():
                     if live.root == key:  # what its machine went through is no state that this execution may find
                         live.root, live.touched = None, set()
@@ -111,11 +113,11 @@ class Ledger:
             if not lane and around is not None and (outer := self._steps.get(around)) is not None and step.record is not None:
                 outer.result = step.record
 
-    def resumes(self, key: Key, around: Key) -> bool:
-        """Whether a nested checkpoint is read for a run that knows nothing of what its step did, or does it anew."""
+    def repeats(self, key: Key, around: Key) -> bool:
+        """Whether a nested checkpoint is read for a run that must not go on from it, because it repeats the step around it."""
         with self.lock:
             outer = self._steps.get(around)
-            return key not in self._steps or (outer is not None and outer.again)
+            return outer is not None and outer.shared and (key not in self._steps or outer.again)
 
     def end(self, key: Key) -> None:
         """All tasks of a step have ended, and the checkpoint after it is known: the next run that begins at it is another one."""
@@ -206,6 +208,21 @@ class Ledger:
         for key, task in zip(position.path, position.tasks, strict=True):
             if (step := self._steps.get(key)) is not None:
                 step.calls[call] = task
+                step.deep = step.deep or key != position.path[-1]
+
+    def newly_shared(self, position: Position) -> list[Key]:
+        """The steps of which a second branch begins to change the machine with this call, if nested graphs are among the branches."""
+        with self.lock:
+            found = []
+            for key in position.path:
+                step = self._steps.get(key)
+                if step is None or step.shared or not step.deep or position.lane:
+                    continue
+                secured = frozenset().union(*(calls for calls in step.snapshots if calls <= step.stored))
+                if len({task for call, task in step.calls.items() if call not in secured}) > 1:
+                    step.shared = True
+                    found.append(key)
+            return found
 
     def wanted(self, position: Position, machine_id: str) -> Record | None:
         """The recorded state in which a call must find its machine; None if it has no recorded state there."""
@@ -327,6 +344,7 @@ class Ledger:
             if step is None:
                 return set(), None
             mine = {call for call, owner in step.calls.items() if owner in names}
+            step.stored |= mine
             for live in self._of(step):
                 for name, call in live.calls.items():
                     if name in mine and call.position.path[-1] == key:
@@ -363,6 +381,19 @@ class Ledger:
                 return None
             return Closing(key, Record(place, version), place.machine_id, live)
 
+    def between_tasks(self, position: Position, machine_id: str) -> Closing | None:
+        """The machine before a task's first call, if it holds what other tasks of the functional API did before and nothing under way."""
+        with self.lock:
+            live = self.machines.get(machine_id)
+            if live is None or live.tainted or live.build is None or not position.started or position.lane:
+                return None
+            if not live.calls or not all(call.sent and call.position.path == position.path for call in live.calls.values()):
+                return None
+            place = self.place(position)
+            if place is None or any(call.position.tasks[-1] == position.tasks[-1] for call in live.calls.values()):
+                return None
+            return Closing(position.path[-1], Record(place, live.build), machine_id, live)
+
     def snapshot(self, key: Key) -> Snapshot | None:
         """The version that holds all calls of a step so far, None if there is none."""
         with self.lock:
@@ -374,7 +405,9 @@ class Ledger:
         live = self.machines.get(place.machine_id or "") if place is not None else None
         if place is None or live is None or live.tainted or live.calls or live.version is None:
             return None
-        return Snapshot(Record(place.moved(commit=live.version if live.committed else None), live.version), frozenset(step.calls))
+        calls = frozenset(step.calls)
+        step.snapshots.append(calls)
+        return Snapshot(Record(place.moved(commit=live.version if live.committed else None), live.version), calls)
 
     def _of(self, step: Step) -> Sequence[Live]:
         ids = {place.machine_id for place in step.places.values()}
@@ -444,33 +477,28 @@ class Ledger:
 
             touched = live is not None and not place.shared and (step.moved or parent in live.touched)
             if live is None or not touched:
-                if inside is not None and not place.shared and not step.moved and (live is None or inside.attachment.same_machine(place)):
-                    # A graph nested in this step had ended before this process began.
-                    at, repeats = inside.attachment.moved(cwd=place.cwd), inside.repeats and bool(key.namespace)
+                if inside is not None and not place.shared and not step.moved:
+                    # A graph nested in this step has gone on from where it was, and has done nothing more.
+                    at = place if lane in step.places else inside.attachment.moved(cwd=place.cwd)
+                    repeats = inside.repeats and bool(key.namespace)
                     return Closing(key, record(inside.version, inside.commit, inside.no_commit, repeats=repeats, at=at))
                 if before is not None and not step.moved:
                     return Closing(key, record(before.version, before.commit, before.no_commit, repeats=before.repeats))
                 known_version = live.version if live is not None and not live.calls else None
                 return Closing(key, record(known_version, known_version if live is not None and live.committed else None))
-            if not live.calls and live.version is not None:
-                return Closing(key, record(live.version, live.version if live.committed else None))
-            if self._branches_share(live, parent):
+            if not lane and self._branches_share(live, parent):
                 why = "branches of one step share the machine, so that it has a version only when all of them have ended"
                 return Closing(key, record(None, None, why, repeats=True))
+            if not live.calls and live.version is not None:
+                return Closing(key, record(live.version, live.version if live.committed else None))
             # Without a build, the thread has moved to a machine that nothing was done on yet.
             live.build = live.build or str(uuid.uuid4())
             return Closing(key, record(live.build, None), place.machine_id, live)
 
     def _branches_share(self, live: Live, parent: Key) -> bool:
-        """Whether several tasks of a step around this one have calls on the machine that no version holds yet."""
-        for depth in range(max((len(call.position.path) for call in live.calls.values()), default=0)):
-            tasks: dict[Key, set[str]] = {}
-            for call in live.calls.values():
-                if len(call.position.path) > depth and call.position.path[depth] != parent:
-                    tasks.setdefault(call.position.path[depth], set()).add(call.position.tasks[depth])
-            if any(len(several) > 1 for key, several in tasks.items() if key.namespace != parent.namespace):
-                return True
-        return False
+        """Whether the machine is changed by several branches of a step around this one."""
+        outer = (self._steps.get(key) for key in live.touched if depth(key.namespace) < depth(parent.namespace))
+        return any(step is not None and step.shared for step in outer)
 
     def uncommitted(self, closing: Closing) -> Closing:
         """The same; its machine is to be committed also if nothing was done in this step, but earlier."""

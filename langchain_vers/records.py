@@ -110,6 +110,11 @@ def acknowledgement(calls: Iterable[str], snapshot: Snapshot | None = None) -> d
     return row if snapshot is None else {**row, "also": snapshot.row()}
 
 
+def sharing() -> dict[str, Any]:
+    """The row that is stored before a second branch of a step changes the machine."""
+    return {"format": FORMAT, "calls": [], "shared": True}
+
+
 @dataclass(frozen=True)
 class Accepted:
     """What a resumed run may build on."""
@@ -118,6 +123,8 @@ class Accepted:
     """Where the machine stands; None: where the checkpoint's own record says."""
     before: Snapshot | None = None
     """The version that was made before any call of the step: what the checkpoint itself stands for."""
+    shared: bool = False
+    """Whether branches of the step share the machine, so that graphs nested in it cannot go on from where they were."""
     hidden: frozenset[str] = field(default_factory=frozenset)
     """Tasks whose results must not be kept, because no version of the machine has exactly their effects: they run again."""
 
@@ -129,11 +136,13 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
     are repeated. Tasks that did not change the machine are always kept.
     """
     done: dict[str, set[str]] = {}
+    shared = False
     snapshots: list[Snapshot] = []
     for task, channel, value in writes:
         if channel != CHANNEL:
             continue
         check_format(value["format"])
+        shared = shared or bool(value.get("shared"))
         taken = value if "snapshot" in value else value.get("also")
         if taken is not None:
             record = read_record(taken["snapshot"])
@@ -147,7 +156,7 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
     best = max(fitting, key=lambda snapshot: len(snapshot.calls), default=None)
     covered = best.calls if best is not None else frozenset()
     before = next((snapshot for snapshot in snapshots if not snapshot.calls), None)
-    return Accepted(best, before, frozenset(task for task, calls in done.items() if not calls <= covered))
+    return Accepted(best, before, shared, frozenset(task for task, calls in done.items() if not calls <= covered))
 
 
 def visible(writes: Sequence[tuple[str, str, Any]], accepted: Accepted) -> list[tuple[str, str, Any]]:

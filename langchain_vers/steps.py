@@ -46,6 +46,8 @@ class Position:
     execution: object = None
     """Another object in another execution of the task: in a resumed run, or one that replays."""
     attempt: int = 1
+    started: bool = False
+    """Whether the task was started by another one, as those of the functional API: they come one after the other, unless told otherwise."""
 
     @property
     def retried(self) -> bool:
@@ -78,6 +80,14 @@ class Step:
     """By lane, where its calls are sent now; what is not there is where the record says."""
     calls: dict[str, str] = field(default_factory=dict)
     """All calls of it that changed a machine of the main lane, nested ones too, and the task of this step that each belongs to."""
+    stored: set[str] = field(default_factory=set)
+    """Those of the calls whose tasks have stored their results."""
+    snapshots: list[frozenset[str]] = field(default_factory=list)
+    """Those that each version holds which was made in the middle of the step."""
+    deep: bool = False
+    """Whether some were made by nested graphs."""
+    shared: bool = False
+    """Whether several branches of the step change the machine, one of them a nested graph: they are repeated together, or not at all."""
     tools: dict[str, None] = field(default_factory=dict)
     moved: bool = False
     failed: bool = False

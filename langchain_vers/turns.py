@@ -97,7 +97,8 @@ def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: 
         return None
     namespaces = sorted(around, key=depth)
     # A task that the functional API starts within another one has a level of its own, which is the same checkpoint again.
-    namespaces = [each for n, each in enumerate(namespaces) if n == 0 or around[each] != around[namespaces[n - 1]]]
+    levels = [each for n, each in enumerate(namespaces) if n == 0 or around[each] != around[namespaces[n - 1]]]
+    started, namespaces = namespaces[-1] != levels[-1], levels
     children = [*namespaces[1:], inner]
     runtime = runtime if runtime is not None else configurable.get("__pregel_runtime")
     attempt = getattr(getattr(runtime, "execution_info", None), "node_attempt", 1)
@@ -108,6 +109,7 @@ def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: 
         run=getattr(runtime, "stream_writer", None),
         execution=configurable.get("__pregel_scratchpad"),
         attempt=attempt,
+        started=started,
     )
 
 

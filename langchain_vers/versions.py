@@ -24,7 +24,7 @@ from langchain_vers.backends.vers import VersBackend
 from langchain_vers.database import Database
 from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
 from langchain_vers.ledger import Ledger
-from langchain_vers.records import Record, Snapshot
+from langchain_vers.records import Record, Snapshot, sharing
 from langchain_vers.steps import Closing, Key, Live, Position
 
 if TYPE_CHECKING:
@@ -148,11 +148,14 @@ class Versions:
         What the call did counts as done by its task once the task's result is stored; if it is broken off, its effects will be undone.
         """
         await self._baseline(position, machine_id, backend)
+        await self._between_tasks(position, machine_id)
         async with self.gate(machine_id).call():
             self._check_alive(position)
             call, version = self.ledger.begin(position, machine_id)
             guard = self.guard(version)
             try:
+                for key in self.ledger.newly_shared(position):
+                    await io.blocking(self._database.write, key, sharing())
                 yield backend.guarded(guard)
             except (TakenOver, Gone):  # nothing was done, or there is nothing left that it was done to
                 guard.used = False
@@ -320,6 +323,15 @@ class Versions:
                     step.record = step.own = record
                     live.lineage.add(version)
                     await io.blocking(self._database.write, key, Snapshot(record).row())
+
+    async def _between_tasks(self, position: Position, machine_id: str) -> None:
+        """Make a version of what the tasks before this one did: broken off, this one is repeated alone."""
+        if self.policy != "step" or self.ledger.between_tasks(position, machine_id) is None:
+            return
+        key = position.path[-1]
+        await self.seal(machine_id, lambda: self.ledger.between_tasks(position, machine_id) or Closing(key, None))
+        if (snapshot := self.ledger.snapshot(key)) is not None:
+            await io.blocking(self._database.write, key, snapshot.row())
 
     def _lacks_baseline(self, live: Live, position: Position) -> bool:
         if live.calls or live.committed or self.policy == "manual" or position.lane:
