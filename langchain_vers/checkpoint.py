@@ -481,7 +481,7 @@ class _Read:
         self._results: OrderedDict[Key, frozenset[str]] = OrderedDict()
 
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
-        """Keep what a checkpoint that was read says, and the results that lie with it: the next one may be a copy of it, or take them in."""
+        """Keep what a checkpoint that was read says, and the results with it: the next one may be a copy of it, or take them in."""
         self._records[_content(key, checkpoint)] = record
         self._results[key] = frozenset(_messages(results))
         for kept in (self._records, self._results):
@@ -489,8 +489,8 @@ class _Read:
                 kept.popitem(last=False)
 
     def takes_results(self, parent: Key, checkpoint: Checkpoint) -> bool:
-        """Whether an update of a checkpoint that was read takes in results of its finished tasks, as `update_state(None, as_node=END)` does."""
-        results = self._results.get(parent)
+        """Whether an update takes in results of its parent's finished tasks, as `update_state(None, as_node=END)` does."""
+        results = self._results.get(parent, frozenset())
         return bool(results) and not results.isdisjoint(_messages(checkpoint["channel_values"].values()))
 
     def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:

@@ -187,10 +187,11 @@ class Ledger:
                     step.moved = True
             machine_id = attachment.machine_id
             if machine_id is not None and not attachment.shared:
-                live = self.machines.setdefault(machine_id, Live(None))
+                live = self.machines.setdefault(machine_id, Live(None, taken=False))
                 self.use(position, machine_id, None)
                 if not live.committed:
-                    self.begin(position, machine_id)
+                    call, _ = self.begin(position, machine_id)
+                    live.calls[call].ended = True
                     return
                 live.touched.update(position.path)
             self._count(position, uuid.uuid4().hex[:12])
@@ -282,7 +283,7 @@ class Ledger:
         """A call has been sent to the machine, which carries the new version's name from now on."""
         with self.lock:
             if machine_id in self.machines and call in self.machines[machine_id].calls:
-                self.machines[machine_id].calls[call].sent = True
+                self.machines[machine_id].calls[call].sent = self.machines[machine_id].calls[call].ended = True
 
     def withdraw(self, position: Position, machine_id: str, call: str) -> None:
         """A call turned out to change nothing: it was refused before it began."""
@@ -349,7 +350,7 @@ class Ledger:
                 for name, call in live.calls.items():
                     if name in mine and call.position.path[-1] == key:
                         call.done = True
-            return mine, self._snapshot(step) if mine else None
+            return mine, self._snapshot(key, step) if mine else None
 
     def fail(self, key: Key, task: str) -> None:
         """A task was interrupted or raised: what it did itself will be done again."""
@@ -377,7 +378,7 @@ class Ledger:
             if live is None or live.tainted or not all(call.done for call in live.calls.values()):
                 return None
             version = live.build or live.version
-            if version is None or (live.committed and not live.calls):
+            if version is None or (live.committed and not live.calls) or not _stands_for(live, key, step):
                 return None
             return Closing(key, Record(place, version), place.machine_id, live)
 
@@ -387,7 +388,7 @@ class Ledger:
             live = self.machines.get(machine_id)
             if live is None or live.tainted or live.build is None or not position.started or position.lane:
                 return None
-            if not live.calls or not all(call.sent and call.position.path == position.path for call in live.calls.values()):
+            if not live.calls or not all(call.ended and call.position.path == position.path for call in live.calls.values()):
                 return None
             place = self.place(position)
             if place is None or any(call.position.tasks[-1] == position.tasks[-1] for call in live.calls.values()):
@@ -398,12 +399,12 @@ class Ledger:
         """The version that holds all calls of a step so far, None if there is none."""
         with self.lock:
             step = self._steps.get(key)
-            return None if step is None else self._snapshot(step)
+            return None if step is None else self._snapshot(key, step)
 
-    def _snapshot(self, step: Step) -> Snapshot | None:
+    def _snapshot(self, key: Key, step: Step) -> Snapshot | None:
         place = step.place("")
         live = self.machines.get(place.machine_id or "") if place is not None else None
-        if place is None or live is None or live.tainted or live.calls or live.version is None:
+        if place is None or live is None or live.tainted or live.calls or live.version is None or not _stands_for(live, key, step):
             return None
         calls = frozenset(step.calls)
         step.snapshots.append(calls)
@@ -525,3 +526,8 @@ class Ledger:
             live.version, live.committed, live.build = version, committed, None
             live.calls.clear()
             live.lineage.add(version)
+
+
+def _stands_for(live: Live, key: Key, step: Step) -> bool:
+    """Whether a machine is at the state of a step, and not at that of another point of the conversation."""
+    return key in live.touched or (live.version == step.version and not live.calls)

@@ -62,6 +62,7 @@ class Call:
     position: Position
     done: bool = False
     """Whether the result of its task has been stored."""
+    ended: bool = False
     sent: bool = False
     """Whether something was sent to the machine that changes it, which then carries the name of the version that is being made."""
 
@@ -139,6 +140,8 @@ class Live:
     """The steps, nested ones and those around them, in which it has been changed."""
     run: object = None
     """The run of whose calls it holds the effects."""
+    taken: bool = True
+    """Whether the machine says that it is this process's; one that a thread has just moved to does not yet."""
     held: bool = True
     """Whether other processes are kept away from it."""
     tainted: bool = False

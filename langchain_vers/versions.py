@@ -128,6 +128,8 @@ class Versions:
             wanted = self.ledger.wanted(position, machine_id)
             if self.ledger.fits(position, machine_id, wanted):
                 self.ledger.use(position, machine_id, wanted)
+                if not self.ledger.machines[machine_id].taken:
+                    await self._take_new(machine_id)
                 return arrival
             async with self._bringing(machine_id):
                 # Another call of the step may have done it meanwhile.
@@ -136,6 +138,16 @@ class Versions:
                     arrival = await self._bring(position, arrival.attachment, wanted, nearest)
                 else:
                     arrival = replace(arrival, attachment=now)
+
+    async def _take_new(self, machine_id: str) -> None:
+        """Make a machine that a thread has moved to this process's."""
+        async with self._bringing(machine_id):
+            live = self.ledger.machines.get(machine_id)
+            if live is None or live.taken:
+                return
+            self._check_lease(machine_id, await (await self.context.machine(machine_id)).look())
+            await self._take(machine_id, live.build or live.version)
+            live.taken = True
 
     def guard(self, version: str | None) -> Guard:
         """What lets calls pass while the machine is this process's."""
