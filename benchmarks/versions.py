@@ -22,8 +22,8 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from benchmarks.rig import Rig, Row
 from langchain_vers import Attachment, BackendContext, VersSaver, VersToolkit
 from langchain_vers._io import io
-from langchain_vers.steps import Key, Live, Position
 from langchain_vers.records import Record
+from langchain_vers.steps import Key, Live, Position
 from langchain_vers.turns import Place
 
 SUPERSTEPS = 5000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,26 @@ _COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthC
 settings.register_profile("quick", max_examples=50, **_COMMON)
 settings.register_profile("full", max_examples=300, print_blob=True, **_COMMON)
 settings.load_profile("quick")
+
+
+THINNED = ("versions/", "test_idle.py", "test_recall.py", "test_cli_checkout.py", "test_cli_history.py", "test_gc.py")
+"""Where the default run takes one variant of each parametrised test, and `make test-full` all."""
+WHOLE = ("test_sigkill.py", "test_scenes.py", "test_random_histories.py")
+"""Which choose by themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave all variants but one of the tests that take long to the full run; another one of each test, so that all kinds are tried."""
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        place, _, _ = item.nodeid.partition("[")
+        if any(part in place for part in THINNED) and not any(part in place for part in WHOLE) and item.get_closest_marker("full") is None:
+            variants.setdefault(place, []).append(item)
+    for place, several in variants.items():
+        chosen = zlib.crc32(place.rpartition("::")[2].encode()) % len(several)
+        for number, item in enumerate(several):
+            if number != chosen:
+                item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def test_a_crash_and_time_travel(stage: Stage) -> None:
     stage.assert_empty()
 
 
+@pytest.mark.full
 def test_a_command_that_took_effect_twice(stage: Stage) -> None:
     script = """
         import sys
@@ -76,6 +77,7 @@ def test_a_command_that_took_effect_twice(stage: Stage) -> None:
     stage.assert_empty()
 
 
+@pytest.mark.full
 def test_a_process_that_dies_unasked(stage: Stage) -> None:
     def kill(line: str, demo: psutil.Popen) -> bool:
         if (found := re.search(r"Process (\d+) knows", line)) is None:
@@ -90,6 +92,7 @@ def test_a_process_that_dies_unasked(stage: Stage) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.full
 def test_interrupted_while_an_agent_works(stage: Stage) -> None:
     seen: list[str] = []
 

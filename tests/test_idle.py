@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from agents import agent, message
-from conftest import MakeToolkit
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit
 from langchain_vers._io import on_io, run
 from langchain_vers.errors import BadInput
 from langchain_vers.idle import IDLE_LABEL
+
+MakeToolkit = Callable[..., VersToolkit]
 
 IDLE = 0.3
 LONG = 3600.0

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents import Request, agent, message
-from conftest import MakeToolkit
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from langchain_vers import VersToolkit
+
+MakeToolkit = Callable[..., VersToolkit]
 
 GO: Any = {"messages": [("user", "go")]}
 PWD: Request = ("bash", {"command": "pwd"})

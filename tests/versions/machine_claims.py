@@ -165,14 +165,14 @@ async def content_of_commit(client: VersClient, commit: str) -> Content:
         await on_io(client.delete_vm(vm_id))
 
 
-async def commits_of(client: VersClient) -> set[str]:
-    """All commits of the account."""
-    found: set[str] = set()
+async def commits_of(client: VersClient, name: str = "") -> set[str]:
+    """All commits of the account whose names begin so."""
+    found: dict[str, str] = {}
     while True:
         page = await on_io(client.list_commits(limit=100, offset=len(found)))
-        found |= {commit.commit_id for commit in page.commits}
+        found |= {commit.commit_id: commit.name or "" for commit in page.commits}
         if not page.commits or len(found) >= page.total:
-            return found
+            return {commit for commit, given in found.items() if given.startswith(name)}
 
 
 async def sweep(client: VersClient, keep: set[str]) -> None:

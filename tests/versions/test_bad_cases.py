@@ -172,6 +172,7 @@ def test_paused_deleted_and_unreachable_machines_are_told_apart(world: World, no
             assert ended["vers_restore_ms"] == answer.artifact["restore_ms"] > 0
 
 
+@pytest.mark.full
 def test_a_server_that_is_down_is_no_reason_for_another_machine(world: World, nobody: str) -> None:
     with world.process() as process:
         said = ([append("one")], [append("two")], "done", [append("three")], "done")

@@ -60,14 +60,9 @@ SCENES: dict[str, Scene] = {
 QUICK = [
     ("the machine is lost while the process lives", "graph"),
     ("a look beside the new machine", "agent"),
-    ("a question before the work", "graph"),
     ("a question, asked again", "nested"),
-    ("a question, answered on another machine", "agent"),
     ("a question that is never answered", "agent"),
-    ("never answered, and ended", "agent"),
     ("a fork that begins with a branch", "agent"),
-    ("a fork", "nested"),
-    ("a copy", "agent"),
     ("died amid a message of three", "agent"),
 ]
 

@@ -56,15 +56,10 @@ class Case:
 
 
 QUICK = [
-    Case("agent", "sqlite", "before exec", 3),
-    Case("agent", "aiosqlite", "after exec", 3, lost=True),
     Case("graph", "sqlite", "amid exec", 2, "sync"),
     Case("nested", "sqlite", "during commit", 2),
     Case("agent", "sqlite", "after commit", 3, again=("after exec", 1)),
-    Case("graph", "aiosqlite", "after put_writes", 5, "sync"),
     Case("nested", "aiosqlite", "before put", 6),
-    Case("agent", "postgres", "model", 4, lost=True),
-    Case("graph", "sqlite", "after branch", 1),
     Case("agent", "sqlite", "after restore", 1),
     Case("graph", "async-postgres", "interrupted", 1, lost=True),
 ]

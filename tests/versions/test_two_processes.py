@@ -183,6 +183,7 @@ def test_the_second_is_told_while_the_first_is_alive(world: World, start: Start)
         assert world.log(machine) == ["one", "slow"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("where", ["between calls", "in a call"])
 def test_one_that_has_fallen_silent_loses_the_machine_and_is_told(world: World, start: Start, tmp_path: Path, where: str) -> None:
     first = start(lease=1)

@@ -101,8 +101,12 @@ class Worker:
         heads = {(await self._head(thread))["machine"] for thread in threads}
         vms = {vm.vm_id for vm in await on_io(self.client.list_vms())}
         commits = await commits_of(self.client)
-        labels = {vm.vm_id: vm.labels for vm in await on_io(self.client.list_vms())}
-        left = [*sorted(vm_id for vm_id in vms - needed if labels[vm_id]), *sorted(commits - needed)]
+        labels = {vm.vm_id: vm.labels or {} for vm in await on_io(self.client.list_vms())}
+        # Others use the server too: what counts is what was made for this database.
+        identity = await asyncio.to_thread(self.face.saver.identity)
+        ours = await commits_of(self.client, f"langchain-vers/{identity}/")
+        named = {vm_id for vm_id in vms - needed if labels[vm_id].get("langchain-vers-database") == identity}
+        left = [*sorted(named), *sorted(ours - needed)]
         nameless = sorted(vm_id for vm_id in vms - needed if not labels[vm_id])
         lost = sorted((needed - vms - commits) & heads) + sorted({one.metadata.get("vers_commit") for one in tuples} - commits - {None})
         self.tell(orphans=len(found.orphans), failures=[str(one.error) for one in failures], left=left, nameless=nameless, lost=lost)
