@@ -150,6 +150,7 @@ def test_a_reader_that_goes_away(stage: Stage) -> None:
     stage.assert_empty()
 
 
+@pytest.mark.full
 def test_keep_and_a_folder_of_ones_own(stage: Stage, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     done = stage.run("--keep", "--data-dir", str(folder))

@@ -20,5 +20,5 @@ def world(clean: Path, isolated_vers_data: Path, tmp_path: Path) -> Iterator[Wor
     with BackendContext(data_dir=isolated_vers_data, local=False) as context:
         client = run(context.client())
         before = run(machine_claims.everything(client))
-        yield World(isolated_vers_data, Database("sqlite", str(tmp_path / "threads.sqlite")), client)
+        yield World(isolated_vers_data, Database("sqlite", str(tmp_path / "threads.sqlite")), client, before)
         run(machine_claims.sweep(client, before))

@@ -59,8 +59,6 @@ QUICK = [
     Case("graph", "sqlite", "amid exec", 2, "sync"),
     Case("nested", "sqlite", "during commit", 2),
     Case("agent", "sqlite", "after commit", 3, again=("after exec", 1)),
-    Case("nested", "aiosqlite", "before put", 6),
-    Case("agent", "sqlite", "after restore", 1),
     Case("graph", "async-postgres", "interrupted", 1, lost=True),
 ]
 

@@ -88,8 +88,10 @@ class Process:
 class World:
     """What outlives processes."""
 
-    def __init__(self, data_dir: Path, database: Database, client: VersClient) -> None:
+    def __init__(self, data_dir: Path, database: Database, client: VersClient, before: set[str]) -> None:
         self.data_dir, self.database, self.client = data_dir, database, client
+        self._before = before
+        """VMs and commits of the server that other tests have left."""
 
     @contextlib.contextmanager
     def process(self, wrap: Callable[..., Any] = VersSaver, context: dict[str, Any] | None = None, **options: Any) -> Iterator[Process]:
@@ -132,14 +134,14 @@ class World:
             self.delete(vm_id)
 
     def commits(self) -> set[str]:
-        return run(machine_claims.commits_of(self.client))
+        return run(machine_claims.commits_of(self.client)) - self._before
 
     def delete(self, vm_id: str) -> None:
         """Delete a VM behind everybody's back."""
         run(self.client.delete_vm(vm_id))
 
     def vms(self) -> set[str]:
-        return {vm.vm_id for vm in run(self.client.list_vms())}
+        return {vm.vm_id for vm in run(self.client.list_vms())} - self._before
 
 
 def check(process: Process, graph: Any, config: Any, **options: Any) -> None:
