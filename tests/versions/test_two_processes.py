@@ -262,7 +262,7 @@ def test_going_back_in_one_process_while_the_other_is_at_rest(world: World, star
 def serve() -> None:
     """The other process: for each line a turn of the thread."""
     job = json.loads(sys.argv[1])
-    world = World(Path(job["data_dir"]), Database(job["kind"], job["url"]), None)  # type: ignore[arg-type]
+    world = World(Path(job["data_dir"]), Database(job["kind"], job["url"]), None, set())  # type: ignore[arg-type]
     with world.process(**job["options"]) as process:
         for line in sys.stdin:
             supersteps, wait_for = json.loads(line)
