@@ -321,9 +321,10 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
     def _noted(self, config: RunnableConfig, closing: Closing, metadata: CheckpointMetadata) -> CheckpointMetadata:
         """The metadata that is stored. The machine is known to be at this checkpoint from here on, while the database is still writing."""
         configurable = config["configurable"]
-        self.ledger.enter(closing.key, closing.record, lane_of(configurable))
-        if metadata.get("source") == "loop" and configurable.get("checkpoint_id"):
-            self.ledger.end(closing.key._replace(checkpoint=configurable["checkpoint_id"]))
+        parent = closing.key._replace(checkpoint=before) if (before := configurable.get("checkpoint_id")) else None
+        self.ledger.enter(closing.key, closing.record, lane_of(configurable), parent)
+        if metadata.get("source") == "loop" and parent is not None:
+            self.ledger.end(parent)
         if closing.record is None:
             return metadata
         kept = {name: value for name, value in metadata.items() if not name.startswith("vers_")}
@@ -411,12 +412,12 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             BadInput, Conflict, Gone: as `commit`.
         """
         key, record = self._recorded(config)
-        return io.run(self.versions.machine_at(key.thread, record))
+        return io.run(self.versions.machine_at(key, record))
 
     async def amachine_at(self, config: RunnableConfig) -> Attachment:
         """See `machine_at`."""
         key, record = await asyncio.to_thread(self._recorded, config)
-        return await io.on_io(self.versions.machine_at(key.thread, record))
+        return await io.on_io(self.versions.machine_at(key, record))
 
     def fork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
         """A new head of the thread that continues from a checkpoint; its config.

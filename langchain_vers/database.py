@@ -16,6 +16,8 @@ from langchain_vers.steps import Key
 
 RESERVED_THREAD = "langchain-vers"
 """The thread under which the database's own name is stored."""
+_ANCESTORS = 20
+"""How many earlier commits are looked for when a checkpoint's own is missing."""
 _IDENTITY = "00000000-0000-6000-8000-000000000001"
 
 
@@ -60,6 +62,18 @@ class Database:
                 if record is not None and record.version is not None and record.attachment.machine_id == machine_id:
                     first = record
         return first
+
+    def earlier(self, key: Key, missing: str | None) -> list[str]:
+        """The commits of a checkpoint and its ancestors, the nearest first, without one that is known to be missing."""
+        commits: dict[str, None] = {}
+        config: RunnableConfig | None = config_of(key)
+        while config is not None and len(commits) < _ANCESTORS:
+            found = self._saver.get_tuple(config)
+            record = None if found is None else read_record(found.metadata)
+            if record is not None and record.commit not in {None, missing}:
+                commits[str(record.commit)] = None
+            config = None if found is None else found.parent_config
+        return list(commits)
 
 
 def database_identity(saver: BaseCheckpointSaver[Any]) -> str | None:

@@ -76,10 +76,10 @@ class Ledger:
             if not waiters:
                 self._waiters.pop(key, None)
 
-    def enter(self, key: Key, record: Record | None, lane: str = "") -> Step:
+    def enter(self, key: Key, record: Record | None, lane: str = "", parent: Key | None = None) -> Step:
         """A checkpoint has become known, by being stored."""
         with self.lock:
-            step = self._steps[key] = Step(record, record, lane)
+            step = self._steps[key] = Step(record, record, lane, parent)
             self._steps.move_to_end(key)
             step.failed = key in self._failed_early
             self._failed_early.discard(key)
@@ -322,6 +322,13 @@ class Ledger:
                     step.restored = (milliseconds + (step.restored[0] if step.restored else 0.0), commit)
                     for call in undone:
                         step.calls.pop(call, None)
+
+    def settle_for(self, position: Position, record: Record) -> None:
+        """The calls of a position have to make do with another state than the recorded one, as their run has allowed."""
+        with self.lock:
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None and step.lane == position.lane:
+                    step.record = record
 
     def adopted(self, machine_id: str, live: Live) -> None:
         """A machine was looked at, or made: this is what it holds."""

@@ -77,6 +77,8 @@ class Step:
     """What the checkpoint itself says, where results of tasks that finished before are in `record`."""
     lane: str = ""
     """The lane that the record is of."""
+    parent: Key | None = None
+    """The checkpoint before, where this one was stored by this process: it may still be on its way."""
     places: dict[str, Attachment] = field(default_factory=dict)
     """By lane, where its calls are sent now; what is not there is where the record says."""
     calls: dict[str, str] = field(default_factory=dict)

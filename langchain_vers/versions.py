@@ -250,9 +250,11 @@ class Versions:
                 self.ledger.adopted(machine_id, Live(held, committed=committed, root=position.path[0]))
                 return Arrival(attachment)
             why = f"VM {machine_id} has moved on since this point of the conversation"
-        restored = await self._restored(thread, attachment, wanted, nearest, why)
+        restored = await self._restored(position.path[-1], attachment, wanted, nearest, why)
         took = _since(started)
         commit = restored.commit or ""
+        if wanted is not None and commit != (wanted.commit or wanted.version):
+            self.ledger.settle_for(position, Record(restored, commit))
         self.ledger.brought_back(position, machine_id, restored, took, commit)
         return Arrival(restored, f"{why}; this ran on VM {restored.machine_id}, restored from commit {commit}", took, commit)
 
@@ -265,41 +267,45 @@ class Versions:
                 machine_id=machine_id,
             )
 
-    async def _restored(self, thread: str, attachment: Attachment, wanted: Record | None, nearest: bool, why: str) -> Attachment:
-        """A new machine in the wanted state, and the books about it. `why`: what is wrong with the one that there was."""
-        commit = None if wanted is None else wanted.commit or wanted.version
-        near = None if wanted is None else wanted.nearest
+    async def _restored(self, key: Key, attachment: Attachment, wanted: Record | None, nearest: bool, why: str) -> Attachment:
+        """A new machine in the wanted state of a checkpoint, and the books about it. `why`: what is wrong with the one that there was."""
+        own = None if wanted is None else wanted.commit or wanted.version
         client = await self.context.client()
-        machine_id = None
-        if commit is not None:
-            try:
-                machine_id = await client.restore_vm(commit_id=commit)
-            except Gone:
-                if wanted is not None and wanted.commit is not None:
-                    near = None if near == commit else near
-        if machine_id is None and nearest and near is not None:
-            commit = near
-            machine_id = await client.restore_vm(commit_id=near)
+        commit, machine_id = own, None
+        if own is not None:
+            with contextlib.suppress(Gone):
+                machine_id = await client.restore_vm(commit_id=own)
+        near: list[str] = []
+        if machine_id is None:
+            step = self.ledger.step(key)
+            near = await io.blocking(self._database.earlier, step.parent if step is not None and step.parent is not None else key, own)
+            if not near and wanted is not None and wanted.nearest not in {None, own}:
+                near = [str(wanted.nearest)]
+        if nearest:
+            for commit in near:
+                with contextlib.suppress(Gone):
+                    machine_id = await client.restore_vm(commit_id=commit)
+                    break
         if machine_id is None or commit is None:
-            raise _no_commit(attachment.machine_id, wanted, near, why)
+            raise _no_commit(attachment.machine_id, wanted, near[0] if near else None, why)
+        version = commit if wanted is None or commit != own else wanted.version
         try:
-            await client.label_vm(machine_id, await io.blocking(self.labels, thread))
+            await client.label_vm(machine_id, await io.blocking(self.labels, key.thread))
             await client.wait_until_running(machine_id, deadline=BOOT_SECONDS)
             backend = await self.context.machine(machine_id, attachment.host_key)
-            version = commit if wanted is None or commit != wanted.commit else wanted.version or commit
             await backend.take(Stamp(version, this_process(), int(self._lease)))
         except BaseException:
             self.context.forget_vm(machine_id)
             with contextlib.suppress(VersError):
                 await client.delete_vm(machine_id)
             raise
-        self.ledger.adopted(machine_id, Live(version if wanted is None else wanted.version or version, committed=True))
+        self.ledger.adopted(machine_id, Live(version, committed=True))
         return attachment.moved(machine_id=machine_id, commit=commit, host_key=backend.host_key)
 
-    async def machine_at(self, thread: str, record: Record) -> Attachment:
+    async def machine_at(self, key: Key, record: Record) -> Attachment:
         """A new machine as a checkpoint says; no thread is moved to it."""
         why = f"VM {record.attachment.machine_id} cannot be had as it was"
-        return await self._restored(thread, record.attachment, record, nearest=False, why=why)
+        return await self._restored(key, record.attachment, record, nearest=False, why=why)
 
     def labels(self, thread: str) -> dict[str, str]:
         """The labels of a VM that is made for a thread. For a thread that may wait for the database."""

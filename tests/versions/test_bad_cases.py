@@ -52,6 +52,21 @@ def test_a_commit_that_was_deleted_on_the_platform_is_missed_with_a_word(world: 
             process.saver.machine_at(back)
 
 
+def test_the_commit_before_one_that_was_deleted_is_named_and_taken_if_it_is_wanted(world: World) -> None:
+    with world.process() as process:
+        graph = process.agent(*THREE)
+        graph.invoke(GO, thread())
+        back = at(graph, thread(), after(4))
+        commit = graph.get_state(back).metadata["vers_commit"]
+        before = graph.get_state(at(graph, thread(), after(3))).metadata["vers_commit"]
+        run(world.client.delete_commit(commit))
+
+        assert f"the nearest earlier one is {before}" in last_answer(graph.invoke(None, back))
+        graph.invoke(None, {"configurable": {**back["configurable"], "vers_nearest": True}})
+        facts = head(graph, thread())
+        assert world.log(facts["vers_machine"]) == ["one", "three"]  # as it was allowed: without what the lost commit had
+
+
 def test_in_the_middle_of_a_turn_the_nearest_commit_is_named_and_taken_if_it_is_wanted(world: World) -> None:
     with world.process(commit="turn") as process:
         graph = process.agent([*create(), append("one")], "done", [append("two")], [append("three")], "done")
