@@ -219,8 +219,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             return None
         accepted = accept(found.pending_writes or ())
         own = accepted.before.record if accepted.before is not None else record
-        state = accepted.snapshot.record if accepted.snapshot is not None else own
-        self.ledger.load(key, state, own, around, lane_of(configurable), shared=accepted.shared)
+        self.ledger.load(key, own, accepted, around, lane_of(configurable))
         shown = visible(found.pending_writes or (), accepted)
         self._read.remember(key, found.checkpoint, own, [value for _, _, value in shown])
         return found._replace(pending_writes=shown) if found.pending_writes else found

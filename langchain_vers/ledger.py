@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from langchain_vers.attachment import HERE, Attachment
-from langchain_vers.records import Record, Snapshot
+from langchain_vers.records import Accepted, Record, Snapshot
 from langchain_vers.steps import Call, Closing, Key, Live, Position, Step, depth, left_over
 
 _REMEMBERED = 8192
@@ -91,21 +91,23 @@ class Ledger:
             waiter()
         return step
 
-    def load(
-        self, key: Key, record: Record | None, own: Record | None, around: Key | None, lane: str = "", *, shared: bool = False
-    ) -> None:
+    def load(self, key: Key, own: Record | None, accepted: Accepted, around: Key | None, lane: str = "") -> None:
         """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew.
 
-        `record` is the state to go on from, `own` what the checkpoint itself says.
+        `own` is what the checkpoint itself says, `accepted` what of its pending results a run may build on.
         """
+        record = own if accepted.snapshot is None else accepted.snapshot.record
         with self.lock:
             self._broken.discard(key.thread)
             step = self._steps.get(key)
             if step is None or step.failed or step.closed:
                 before, step = step, self.enter(key, record, lane)
-                step.own, step.shared = own, shared
+                step.own, step.shared = own, accepted.shared
                 if before is not None:
-                    step.again, step.dead, step.shared = before.failed, before.dead, shared or before.shared
+                    step.again, step.dead, step.shared = before.failed, before.dead, accepted.shared or before.shared
+                if accepted.snapshot is not None:  # its calls are part of the step also if this process has not seen them
+                    calls = accepted.snapshot.calls
+                    step.calls, step.stored, step.snapshots = dict.fromkeys(calls, ""), set(calls), [calls]
                 for live in self.machines.values():
                     if live.root == key:  # what its machine went through is no state that this execution may find
                         live.root, live.touched = None, set()
