@@ -51,6 +51,8 @@ class Place:
     """The `vers_*` entries of the run's config."""
     recalled: tuple[str, Attachment] | None = None
     """The last earlier call in the conversation, and where it left the thread."""
+    siblings: frozenset[str] = frozenset()
+    """The ids of all calls of the message: what one of them has taught is newer than `recalled`."""
 
     @property
     def holder(self) -> str | None:
@@ -78,6 +80,7 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     if message is None:
         return Place(thread, **facts)
     calls = message.tool_calls
+    facts["siblings"] = frozenset(str(call["id"]) for call in calls)
     index = next(position for position, call in enumerate(calls) if call["id"] == call_id)
     movers = tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"]))
     # A call that has its answer already, such as one that a person rejected, will not be carried out in this run.

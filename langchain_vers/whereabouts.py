@@ -60,8 +60,13 @@ class Whereabouts:
         """Where a call finds its thread; the order of the calls of one message is not looked at here."""
         told = self._told.pop(place.holder, None)
         if versions is None:
-            if told is None and place.recalled is not None and place.recalled[0] != self._calls.get(place.holder):
-                self._remember(place.holder, place.recalled[1], place.recalled[0])
+            if place.recalled is not None:
+                call, attachment = place.recalled
+                taught_by = self._calls.get(place.holder)
+                if told is not None:
+                    self._calls[place.holder] = call  # what was said since is newer, for all calls of the message
+                elif taught_by != call and taught_by not in place.siblings:
+                    self._remember(place.holder, attachment, call)
             return await self.last(place.holder)
         assert place.position is not None
         await versions.known(place.position)
@@ -104,9 +109,8 @@ class Whereabouts:
                 versions.ledger.note(place.position, learnt)
 
     def _remember(self, holder: str | None, attachment: Attachment, call: str | None) -> None:
-        if self._is_default(attachment):
-            self._remembered.pop(holder, None)
-            self._calls.pop(holder, None)
-        else:
+        if not self._is_default(attachment):
             self._remembered[holder] = attachment
             self._calls[holder] = call
+        elif self._remembered.pop(holder, None) is not None or holder in self._calls:
+            self._calls[holder] = call  # it has come back: what the conversation says of before is no longer so

@@ -207,3 +207,29 @@ def test_a_machine_that_is_gone_is_an_error(restarts: Restarts) -> None:
     _, graph = restarts.process(*MADE, [PWD], "done")
     answer = last(graph.invoke(GO, thread()))
     assert answer.status == "error" and there in str(answer.content)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["to the VM", "to this machine"])
+def test_calls_one_after_the_other_do_not_bring_back_what_a_move_has_ended(make_toolkit: MakeToolkit, back: bool) -> None:
+    toolkit = make_toolkit()
+    tools = {one.name: one for one in toolkit.get_tools()}
+    vm_id = tools["vers_vm_create"].invoke({"args": {"attach": False}, "id": "made", "type": "tool_call", "name": "vers_vm_create"})
+    use: Request = ("vers_vm_use", {"vm_id": vm_id.artifact["machine_id"]})
+    leave: Request = ("vers_vm_local", {})
+    first, then = ([use, PWD], [leave, PWD]) if back else ([PWD], [use, PWD])
+    graph = agent(toolkit.get_tools(), *script(first, then, [PWD], "done"), checkpointer=InMemorySaver())
+    state = graph.invoke(GO, {**thread(), "max_concurrency": 1})
+    told = [one.artifact["backend"] for one in state["messages"] if isinstance(one, ToolMessage)]
+    assert told[-2:] == (["local", "local"] if back else ["vers", "vers"])
+
+
+def test_where_a_program_has_sent_a_thread_holds_for_all_calls_of_the_next_message(make_toolkit: MakeToolkit) -> None:
+    toolkit = make_toolkit()
+    tools = {one.name: one for one in toolkit.get_tools()}
+    made = tools["vers_vm_create"].invoke({"args": {"attach": False}, "id": "made", "type": "tool_call", "name": "vers_vm_create"})
+    graph = agent(toolkit.get_tools(), *script([PWD], "here", [PWD, PWD, PWD], [PWD], "done"), checkpointer=InMemorySaver())
+    graph.invoke(GO, thread())
+    toolkit.context.attach(made.artifact["machine_id"], thread())
+    state = graph.invoke(GO, thread())
+    told = [one.artifact["backend"] for one in state["messages"] if isinstance(one, ToolMessage)]
+    assert told == ["local", *["vers"] * 4]
