@@ -190,7 +190,8 @@ class Running:
                 if control.released:
                     return End.RELEASED
             else:
-                return End.FINISHED if control.done or process.ended_cleanly else End.LOST
+                # A session that ends before it has begun its command has not run it, however cleanly its transport says that it ended.
+                return End.FINISHED if control.done or (control.begun and process.ended_cleanly) else End.LOST
 
     def _patience(self, releasing: bool) -> float | None:
         """Seconds to wait for the next piece of news; None for ever."""

@@ -218,11 +218,13 @@ class SSHProcess:
         """
         while self._taking is None:
             channel = self._channel
+            # Asked for first: paramiko's thread goes on between these questions, and what came before the end must not be lost.
+            ended = channel.eof_received or channel.closed
             if channel.recv_stderr_ready():
                 kind, recv = 2, channel.recv_stderr
             elif channel.recv_ready():
                 kind, recv = 1, channel.recv
-            elif channel.eof_received or channel.closed:
+            elif ended:
                 return 0, b""
             else:
                 await self.arrival()

@@ -1,0 +1,58 @@
+"""What arrives from an SSH channel while its reader looks: paramiko's own thread does not wait for us."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import paramiko
+import pytest
+from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_EXTENDED_DATA
+
+from langchain_vers._io import on_io
+from langchain_vers.platform.tunnel import SSHProcess
+
+
+class LateChannel(paramiko.Channel):
+    """A real channel to which its last output and its end arrive right after it was asked whether there is output."""
+
+    def __init__(self, late: str) -> None:
+        super().__init__(1)
+        self._set_window(1 << 20, 1 << 15)
+        self.transport = SimpleNamespace(_send_user_message=lambda message: None)
+        self._late = late
+
+    def _arrive(self, question: str) -> None:
+        if question == self._late:
+            self._late = ""
+            for kind, text in ((cMSG_CHANNEL_DATA, b"out"), (cMSG_CHANNEL_EXTENDED_DATA, b"err")):
+                message = paramiko.Message()
+                if kind == cMSG_CHANNEL_EXTENDED_DATA:
+                    message.add_int(1)
+                message.add_string(text)
+                message.rewind()
+                (self._feed if kind == cMSG_CHANNEL_DATA else self._feed_extended)(message)
+            self._handle_eof(paramiko.Message())
+
+    def recv_ready(self) -> bool:
+        ready = super().recv_ready()
+        self._arrive("stdout")
+        return ready
+
+    def recv_stderr_ready(self) -> bool:
+        ready = super().recv_stderr_ready()
+        self._arrive("stderr")
+        return ready
+
+
+@pytest.mark.parametrize("late", ["stdout", "stderr"])
+async def test_output_that_arrives_together_with_the_end_is_not_lost(late: str) -> None:
+    async def everything() -> dict[int, bytes]:
+        connection: Any = SimpleNamespace(server_name="machine")
+        process = SSHProcess(connection, LateChannel(late))
+        found: dict[int, bytes] = {1: b"", 2: b""}
+        while (piece := await process.receive())[0] != 0:
+            found[piece[0]] += piece[1]
+        return found
+
+    assert await on_io(everything()) == {1: b"out", 2: b"err"}
