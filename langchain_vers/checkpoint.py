@@ -38,7 +38,7 @@ from langchain_vers.errors import BadInput, Gone
 from langchain_vers.ledger import Ledger
 from langchain_vers.reclaim import ThreadEnds
 from langchain_vers.records import CHANNEL, Record, accept, acknowledgement, read_record, visible
-from langchain_vers.steps import Closing, Key, depth
+from langchain_vers.steps import Closing, Key, Step, depth
 from langchain_vers.versions import Policy, Versions
 from langchain_vers.workers import lane_of
 
@@ -410,13 +410,13 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         Raises:
             BadInput, Conflict, Gone: as `commit`.
         """
-        key, record = self._recorded(config)
-        return io.run(self.versions.machine_at(key, record))
+        key, step = self._recorded(config)
+        return io.run(self.versions.machine_at(key, step))
 
     async def amachine_at(self, config: RunnableConfig) -> Attachment:
         """See `machine_at`."""
-        key, record = await asyncio.to_thread(self._recorded, config)
-        return await io.on_io(self.versions.machine_at(key, record))
+        key, step = await asyncio.to_thread(self._recorded, config)
+        return await io.on_io(self.versions.machine_at(key, step))
 
     def fork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
         """A new head of the thread that continues from a checkpoint; its config.
@@ -452,17 +452,16 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         """The database's own name, a UUID that is stored in it when it is first asked for. VMs and commits carry it."""
         return self.database.identity()
 
-    def _recorded(self, config: RunnableConfig) -> tuple[Key, Record]:
+    def _recorded(self, config: RunnableConfig) -> tuple[Key, Step]:
         found = self.get_tuple(_naming_a_thread(config))
         if found is None:
             raise _no_checkpoint(config)
         thread, namespace = str(config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or "")
         key = Key(thread, namespace, found.checkpoint["id"])
         step = self.ledger.step(key)
-        record = step.record if step is not None else None
-        if record is None or record.attachment.machine_id is None:
+        if step is None or step.record is None or step.record.attachment.machine_id is None:
             raise BadInput(f"checkpoint {key.checkpoint} of thread {thread} has no VM; langchain-vers history shows those that have one")
-        return key, record
+        return key, step
 
     def needs_async(self, name: str) -> None:
         """Refuse an async method of an inner saver that has none."""
@@ -483,7 +482,10 @@ class _Read:
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
         """Keep what a checkpoint that was read says, and the results with it: the next one may be a copy of it, or take them in."""
         self._records[_content(key, checkpoint)] = record
-        self._results[key] = frozenset(_messages(results))
+        if results:  # a nested graph gives back all messages, also those that it was given
+            self._results[key] = frozenset(_messages(results)) - frozenset(_messages(checkpoint["channel_values"].values()))
+        else:
+            self._results.pop(key, None)
         for kept in (self._records, self._results):
             while len(kept) > _COPIES:
                 kept.popitem(last=False)

@@ -58,7 +58,7 @@ class Database:
         first: Record | None = None
         for found in self._saver.list(thread_config(thread)):  # newest first
             inside = [snapshot for write in found.pending_writes or () if (snapshot := accept([write]).snapshot) is not None]
-            for record in (read_record(found.metadata), *(snapshot.record for snapshot in inside if not snapshot.calls)):
+            for record in (read_record(found.metadata), *(snapshot.record for snapshot in inside if snapshot.own)):
                 if record is not None and record.version is not None and record.attachment.machine_id == machine_id:
                     first = record
         return first

@@ -415,9 +415,12 @@ class Ledger:
         live = self.machines.get(place.machine_id or "") if place is not None else None
         if place is None or live is None or live.tainted or live.calls or live.version is None or not _stands_for(live, key, step):
             return None
-        calls = frozenset(step.calls)
-        step.snapshots.append(calls)
-        return Snapshot(Record(place.moved(commit=live.version if live.committed else None), live.version), calls)
+        record, calls = Record(place.moved(commit=live.version if live.committed else None), live.version), frozenset(step.calls)
+        if calls:
+            step.snapshots.append(calls)
+            return Snapshot(record, calls)
+        # Graphs nested in the step may hold results from before this process, of whose calls nothing is known here.
+        return Snapshot(record, own=True) if step.own is not None and step.own.version == live.version else None
 
     def _of(self, step: Step) -> Sequence[Live]:
         ids = {place.machine_id for place in step.places.values()}

@@ -98,10 +98,13 @@ class Snapshot:
 
     record: Record
     calls: frozenset[str] = frozenset()
+    own: bool = False
+    """Whether no call of the superstep is in it, so that the checkpoint itself stands for it."""
 
     def row(self) -> dict[str, Any]:
         """As it is stored."""
-        return {"format": FORMAT, "snapshot": self.record.metadata(), "calls": sorted(self.calls)}
+        row: dict[str, Any] = {"format": FORMAT, "snapshot": self.record.metadata(), "calls": sorted(self.calls)}
+        return {**row, "own": True} if self.own else row
 
 
 def acknowledgement(calls: Iterable[str], snapshot: Snapshot | None = None) -> dict[str, Any]:
@@ -146,16 +149,16 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
         taken = value if "snapshot" in value else value.get("also")
         if taken is not None:
             record = read_record(taken["snapshot"])
-            snapshots.append(Snapshot(record or Record(HERE), frozenset(taken["calls"])))
+            snapshots.append(Snapshot(record or Record(HERE), frozenset(taken["calls"]), own=bool(taken.get("own"))))
         if "snapshot" not in value:
             done.setdefault(task, set()).update(value["calls"])
     if not done and not snapshots:
         return Accepted()
     finished = set().union(*done.values()) if done else set()
     fitting = [snapshot for snapshot in snapshots if snapshot.calls <= finished]
-    best = max(fitting, key=lambda snapshot: len(snapshot.calls), default=None)
+    best = max(fitting, key=lambda snapshot: (len(snapshot.calls), snapshot.record.commit is not None), default=None)
     covered = best.calls if best is not None else frozenset()
-    before = next((snapshot for snapshot in snapshots if not snapshot.calls), None)
+    before = max((snapshot for snapshot in snapshots if snapshot.own), key=lambda own: own.record.commit is not None, default=None)
     return Accepted(best, before, shared, frozenset(task for task, calls in done.items() if not calls <= covered))
 
 

@@ -25,7 +25,7 @@ from langchain_vers.database import Database
 from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
 from langchain_vers.ledger import Ledger
 from langchain_vers.records import Record, Snapshot, sharing
-from langchain_vers.steps import Closing, Key, Live, Position
+from langchain_vers.steps import Closing, Key, Live, Position, Step
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
@@ -302,8 +302,10 @@ class Versions:
         self.ledger.adopted(machine_id, Live(version, committed=True))
         return attachment.moved(machine_id=machine_id, commit=commit, host_key=backend.host_key)
 
-    async def machine_at(self, key: Key, record: Record) -> Attachment:
-        """A new machine as a checkpoint says; no thread is moved to it."""
+    async def machine_at(self, key: Key, step: Step) -> Attachment:
+        """A new machine as a checkpoint says, without what tasks after it have done; no thread is moved to it."""
+        record = step.own or step.record
+        assert record is not None
         why = f"VM {record.attachment.machine_id} cannot be had as it was"
         return await self._restored(key, record.attachment, record, nearest=False, why=why)
 
@@ -340,7 +342,7 @@ class Versions:
                 if step is not None and step.version in {None, version} and not step.moved:
                     step.record = step.own = record
                     live.lineage.add(version)
-                    await io.blocking(self._database.write, key, Snapshot(record).row())
+                    await io.blocking(self._database.write, key, Snapshot(record, own=True).row())
 
     async def _between_tasks(self, position: Position, machine_id: str) -> None:
         """Make a version of what the tasks before this one did: broken off, this one is repeated alone."""
@@ -359,12 +361,17 @@ class Versions:
 
     # --- making versions ---
 
-    async def commit_at(self, key: Key, record: Record) -> str:
-        """Commit the machine of a checkpoint as it is there; the commit's id. One that exists already is enough.
+    async def commit_at(self, key: Key, step: Step) -> str:
+        """Commit the machine of a checkpoint as it is there, with what finished tasks after it have done; the commit's id.
+
+        One that exists already is enough.
 
         Raises:
             Conflict: the machine has moved on since.
         """
+        record = step.record
+        assert record is not None
+        amid = step.own is not None and step.own.version != record.version
         machine_id, version = record.attachment.machine_id, record.version
         assert machine_id is not None
         if record.commit is not None:
@@ -389,10 +396,11 @@ class Versions:
             else:
                 self.ledger.sealed(live, new, committed=True)
             made = replace(record, attachment=record.attachment.moved(commit=new), version=new, no_commit=None, nearest=None)
-            step = self.ledger.step(key)
-            if step is not None:
-                step.record = step.own = made
-            await io.blocking(self._database.write, key, Snapshot(made).row())
+            step.record = made
+            if not amid:
+                step.own = made
+            calls = step.snapshots[-1] if amid and step.snapshots else frozenset()
+            await io.blocking(self._database.write, key, Snapshot(made, calls, own=not amid).row())
             return new
 
     async def seal(self, machine_id: str, plan: Callable[[], Closing], *, always: bool = False) -> Closing:
