@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from rigs.savers import Databases
 
 from langchain_vers.embedded import launcher
 from langchain_vers.toolkit import VersToolkit
+
+# Whoever starts the tests in the background, or by nohup, has these ignored, and every process that a test starts would inherit that.
+for _number, _usual in {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGQUIT: signal.SIG_DFL}.items():
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 # Machines that are busy are slow: no example has a deadline. `make test-full` has its own profile, with more examples.
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -118,6 +118,7 @@ def test_an_interrupted_demo_tidies_up(stage: Stage, number: signal.Signals) -> 
     stage.assert_empty()
 
 
+@pytest.mark.full
 def test_interrupted_while_the_server_starts(stage: Stage) -> None:
     demo = subprocess.Popen(stage.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=stage.environment())
     assert demo.stdout is not None
@@ -133,6 +134,7 @@ def test_interrupted_while_the_server_starts(stage: Stage) -> None:
     stage.assert_empty()
 
 
+@pytest.mark.full
 def test_a_reader_that_goes_away(stage: Stage) -> None:
     demo = subprocess.Popen(stage.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=stage.environment())
     assert demo.stdout is not None
@@ -200,6 +202,7 @@ def _reach(server: launcher.ServerInfo) -> dict[str, str]:
     return {"api_key": server.api_key, "base_url": server.base_url, "ssh_endpoint": f"{host}:{port}", "ca_file": server.ca_file}
 
 
+@pytest.mark.full
 def test_where_namespaces_are_forbidden(stage: Stage) -> None:
     forbid = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     wrapped = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *stage.command()]
@@ -250,6 +253,7 @@ class ChatOpenAI(GenericFakeChatModel):
 """
 
 
+@pytest.mark.full
 def test_a_model_without_a_key_or_with_a_wrong_one(stage: Stage, tmp_path: Path) -> None:
     package = tmp_path / "packages" / "langchain_openai"
     package.mkdir(parents=True)
@@ -294,6 +298,7 @@ _ASSIGNED = """
 """
 
 
+@pytest.mark.full
 def test_a_model_that_does_its_task(stage: Stage) -> None:
     done = stage.run(script=_ASSIGNED)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -136,9 +136,9 @@ def _loopback() -> None:
 
 
 def reset_signals() -> None:
-    """Undo what Python and the warden did to signals: a program must find the defaults."""
+    """Undo what Python, the warden, and whoever started the server (as `nohup` does) did to signals: a program must find the defaults."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ):
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

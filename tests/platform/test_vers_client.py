@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import uuid
 from contextlib import aclosing
 
@@ -307,10 +306,8 @@ async def test_a_dead_vm_is_not_waited_for(api, client):
 
 async def test_waiting_ends_at_the_deadline(api, client):
     api.script(in_state("paused"), in_state("paused"), Hang())
-    start = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"did not run within 0\.5 s \(state: paused\)"):
         await client.wait_until_running("v", 0.5)
-    assert time.monotonic() - start < 2
     api.script(in_state("paused"))
     with pytest.raises(DeadlineExceeded, match="state: paused"):
         await client.wait_until_running("v", 0.05)

@@ -200,7 +200,7 @@ CANARIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("why", ["ssh", "server"])
+@pytest.mark.parametrize("why", ["ssh", pytest.param("server", marks=pytest.mark.full)])
 def test_out_of_reach_nothing_runs_here(why: str, make_toolkit: Any, closed_port: str, here: Path, tmp_path: Path) -> None:
     server = EmbeddedVers(tmp_path / "server", "process")
     try:
