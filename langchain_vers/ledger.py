@@ -351,15 +351,17 @@ class Ledger:
         """
         with self.lock:
             step = self._steps.get(key)
-            if step is None:
+            if step is None or not step.calls:
                 return set(), None
             mine = {call for call, owner in step.calls.items() if owner in names}
+            if not mine:
+                return mine, None
             step.stored |= mine
             for live in self._of(step):
                 for name, call in live.calls.items():
                     if name in mine and call.position.path[-1] == key:
                         call.done = True
-            return mine, self._snapshot(key, step) if mine else None
+            return mine, self._snapshot(key, step)
 
     def fail(self, key: Key, task: str) -> None:
         """A task was interrupted or raised: what it did itself will be done again."""

@@ -25,10 +25,10 @@ _ATTACHMENT = {
     "cwd": "vers_cwd",
     "host_key": "vers_host_key",
 }
-_FACTS = ("version", "tools", "commit_ms", "restore_ms", "restored_from", "no_commit", "nearest")
+_FACTS = {name: f"vers_{name}" for name in ("version", "tools", "commit_ms", "restore_ms", "restored_from", "no_commit", "nearest")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """The machine of a checkpoint."""
 
@@ -58,10 +58,16 @@ class Record:
 
     def metadata(self) -> dict[str, Any]:
         """What is added to the checkpoint's metadata."""
-        facts = {key: getattr(self.attachment, name) for name, key in _ATTACHMENT.items()}
-        facts |= {f"vers_{name}": getattr(self, name) for name in _FACTS}
-        facts |= {"vers_shared": self.attachment.shared or None, "vers_repeats": self.repeats or None}
-        return {"vers_format": FORMAT} | {key: value for key, value in facts.items() if value is not None}
+        facts: dict[str, Any] = {"vers_format": FORMAT}
+        for source, names in ((self.attachment, _ATTACHMENT), (self, _FACTS)):
+            for name, key in names.items():
+                if (value := getattr(source, name)) is not None:
+                    facts[key] = value
+        if self.attachment.shared:
+            facts["vers_shared"] = True
+        if self.repeats:
+            facts["vers_repeats"] = True
+        return facts
 
 
 def read_record(metadata: Mapping[str, Any]) -> Record | None:
@@ -75,7 +81,7 @@ def read_record(metadata: Mapping[str, Any]) -> Record | None:
         return None
     check_format(written)
     attachment = Attachment(**{name: metadata.get(key) for name, key in _ATTACHMENT.items()}, shared=bool(metadata.get("vers_shared")))
-    return Record(attachment, **{name: metadata.get(f"vers_{name}") for name in _FACTS}, repeats=bool(metadata.get("vers_repeats")))
+    return Record(attachment, **{name: metadata.get(key) for name, key in _FACTS.items()}, repeats=bool(metadata.get("vers_repeats")))
 
 
 def check_format(written: object) -> None:

@@ -55,7 +55,7 @@ class Position:
         return self.attempt > 1
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """A call that has begun to change a machine."""
 
@@ -67,7 +67,7 @@ class Call:
     """Whether something was sent to the machine that changes it, which then carries the name of the version that is being made."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """What follows a checkpoint."""
 
@@ -123,7 +123,7 @@ class Step:
         return None if self.record is None else self.record.attachment
 
 
-@dataclass
+@dataclass(slots=True)
 class Live:
     """A machine as this process knows it."""
 
@@ -161,7 +161,7 @@ def left_over(old: Position, new: Position) -> bool:
     return old.tasks == new.tasks and (old.execution is not new.execution or old.attempt != new.attempt)
 
 
-@dataclass
+@dataclass(slots=True)
 class Closing:
     """What a checkpoint that is being put will say, and the machine that may have to be committed for it first."""
 

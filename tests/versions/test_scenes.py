@@ -54,6 +54,16 @@ SCENES: dict[str, Scene] = {
         ("die", "before commit", 1, "append; append"),
         ("turn", "append", "a"),
     ],
+    "an update that leaves out what a task did": [BEGIN, ("turn", "append edit"), ("update before", 2, "a note"), ("turn", "append")],
+    "asked by another process, and updated": [
+        BEGIN,
+        ("turn", "append; ask"),
+        ("restart",),
+        ("go on",),
+        ("mark", "a"),
+        ("update", "a", "a note"),
+        ("turn", "append"),
+    ],
     "died amid a message of three": [BEGIN, ("die", "after put_writes", 3, "append append edit; append"), ("go on",), ("turn", "append")],
 }
 
@@ -63,6 +73,7 @@ QUICK = [
     ("a question, asked again", "nested"),
     ("a question that is never answered", "agent"),
     ("a fork that begins with a branch", "agent"),
+    ("an update that leaves out what a task did", "nested"),
     ("died amid a message of three", "agent"),
 ]
 
@@ -89,6 +100,11 @@ class Told(Story):
     async def tell_replay(self, back: int) -> None:
         """From the checkpoint that is so many steps behind the head."""
         await self._run(None, (await self.face.history(self.config))[back].config)
+
+    async def tell_update_before(self, back: int, said: str) -> None:
+        """Of the checkpoint that is so many steps behind the head."""
+        self._marks["before"] = (await self.face.history(self.config))[back].config
+        await self.tell_update("before", said)
 
     async def tell_copy(self, mark: str) -> None:
         await self.face(self.face.graph, "update_state", self._marks[mark], None, as_node="__copy__")
