@@ -8,17 +8,12 @@ is decided in `ledger.py` and done by `versions.py`.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import uuid
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Self, cast
 
-from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
@@ -28,17 +23,17 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
-from langgraph.checkpoint.base.id import uuid6
 
 from langchain_vers._io import io
-from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext
 from langchain_vers.database import RESERVED_THREAD, Database, config_of
-from langchain_vers.errors import BadInput, Gone
+from langchain_vers.errors import BadInput
 from langchain_vers.ledger import Ledger
+from langchain_vers.points import Points
+from langchain_vers.reads import Reads, ends, step_around
 from langchain_vers.reclaim import ThreadEnds
 from langchain_vers.records import CHANNEL, Record, accept, acknowledgement, read_record, visible
-from langchain_vers.steps import Closing, Key, Step, depth
+from langchain_vers.steps import Closing, Key
 from langchain_vers.versions import Policy, Versions
 from langchain_vers.workers import lane_of
 
@@ -47,9 +42,6 @@ _FAILED = {"__interrupt__", "__error__"}
 _CONTROL = {*_FAILED, "__resume__", "__error_source_node__", "__scheduled__"}
 _RETURNED = "__return__"
 """What a finished task of the functional API writes: each is a step of its own."""
-_NEXT = ("branch:to:", "join:", "__pregel_tasks")
-"""Channels whose update means that there is more to do."""
-_COPIES = 256
 _OPTIONAL = ("copy_thread", "delete_for_runs", "prune")
 _ASYNC = ("aget_tuple", "aput", "aput_writes", "alist", "adelete_thread")
 
@@ -67,7 +59,7 @@ def _fitted(cls: type[VersSaver], inner: type) -> type[VersSaver]:
     return _types[cls, inner]
 
 
-class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
+class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
     """Wraps a checkpointer, so that a thread's machine is restored, rewound and forked with its conversation.
 
     Args:
@@ -111,7 +103,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         self.database = Database(inner)
         self.ledger = Ledger()
         self.versions = Versions(context, self.ledger, self.database, policy=commit, lease=lease)
-        self._read = _Read()
+        self._read = Reads()
 
     # --- what is the inner saver's ---
 
@@ -208,7 +200,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             return None
         key = Key(thread, namespace, found.checkpoint["id"])
         record = read_record(found.metadata)
-        around = _around(thread, namespace, configurable.get("checkpoint_map"))
+        around = step_around(thread, namespace, configurable.get("checkpoint_map"))
         if (
             around is not None
             and not configurable.get("checkpoint_id")
@@ -273,7 +265,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
 
     def _ends_turn(self, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> bool:
         """Whether a turn ends with a checkpoint, or has ended before it, and its last version is therefore to be committed."""
-        return self.versions.policy == "turn" and (metadata.get("source") == "input" or _ends(checkpoint))
+        return self.versions.policy == "turn" and (metadata.get("source") == "input" or ends(checkpoint))
 
     def _parent(self, config: RunnableConfig) -> RunnableConfig | None:
         """The config of a checkpoint's parent if it has to be read, because nothing is known of it."""
@@ -292,7 +284,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         begins = metadata.get("source") == "input" or configurable.get("checkpoint_id") is None
         if not begins or configurable.get("__pregel_durability") == "exit":
             return None
-        around = _around(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), metadata.get("parents"))
+        around = step_around(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), metadata.get("parents"))
         return None if around is None or self.ledger.step(around) is not None else around
 
     def _closing(
@@ -304,7 +296,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         key, lane = Key(thread, namespace, checkpoint["id"]), lane_of(configurable)
         parent = None if (before := configurable.get("checkpoint_id")) is None else Key(thread, namespace, before)
         source = metadata.get("source")
-        around = _around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
+        around = step_around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
         copied = self._read.copied(key, checkpoint) if source == "fork" else None
         results = source == "update" and parent is not None and self._read.takes_results(parent, checkpoint)
 
@@ -333,7 +325,7 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         record = closing.record
         if record is None or record.attachment.machine_id is None or closing.key.namespace:
             return
-        if _ends(checkpoint):
+        if ends(checkpoint):
             io.submit(self._end_turn(record.attachment.machine_id, closing.key.thread))
 
     async def _end_turn(self, machine_id: str, thread: str) -> None:
@@ -390,78 +382,9 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
         snapshot = self.ledger.snapshot(key)
         return None if snapshot is None else snapshot.row()
 
-    # --- for programs ---
-
-    def commit(self, config: RunnableConfig) -> str:
-        """Commit the machine of a thread as it is at its latest checkpoint, or at the one that `config` names; the commit's id.
-
-        Raises:
-            BadInput: there is no such checkpoint, or its thread has no VM. Conflict: the machine has moved on, and there is no commit.
-        """
-        return io.run(self.versions.commit_at(*self._recorded(config)))
-
-    async def acommit(self, config: RunnableConfig) -> str:
-        """See `commit`."""
-        return await io.on_io(self.versions.commit_at(*await asyncio.to_thread(self._recorded, config)))
-
-    def machine_at(self, config: RunnableConfig) -> Attachment:
-        """A new VM as the machine was at a checkpoint, to look at. No thread is moved, and the caller deletes the VM.
-
-        Raises:
-            BadInput, Conflict, Gone: as `commit`.
-        """
-        key, step = self._recorded(config)
-        return io.run(self.versions.machine_at(key, step))
-
-    async def amachine_at(self, config: RunnableConfig) -> Attachment:
-        """See `machine_at`."""
-        key, step = await asyncio.to_thread(self._recorded, config)
-        return await io.on_io(self.versions.machine_at(key, step))
-
-    def fork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
-        """A new head of the thread that continues from a checkpoint; its config.
-
-        The machine follows with the first call, unless `machine` is given: one that `machine_at` made for this very checkpoint.
-
-        Raises:
-            BadInput: the config names no thread. Gone: there is no such checkpoint.
-        """
-        found = self.get_tuple(_naming_a_thread(config))
-        if found is None:
-            raise _no_checkpoint(config)
-        record = read_record(found.metadata)
-        if machine is not None and record is not None:
-            key = Key(str(found.config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or ""), "")
-            here = record.attachment.moved(machine_id=machine.machine_id, host_key=machine.host_key)
-            self._read.remember(key, found.checkpoint, replace(record, attachment=here))
-        checkpoint = cast("Checkpoint", {**found.checkpoint, "id": str(uuid6(clock_seq=-2)), "ts": datetime.now(UTC).isoformat()})
-        where = found.config["configurable"]
-        parent = found.parent_config["configurable"].get("checkpoint_id") if found.parent_config is not None else None
-        base: RunnableConfig = {
-            "configurable": {"thread_id": where["thread_id"], "checkpoint_ns": where.get("checkpoint_ns", ""), "checkpoint_id": parent}
-        }
-        kept = {name: value for name, value in found.metadata.items() if name in {"parents", "counters_since_delta_snapshot"}}
-        metadata = {**kept, "source": "fork", "step": found.metadata.get("step", -1) + 1}
-        return self.put(base, checkpoint, cast("CheckpointMetadata", metadata), {})
-
-    async def afork(self, config: RunnableConfig, machine: Attachment | None = None) -> RunnableConfig:
-        """See `fork`."""
-        return await asyncio.to_thread(self.fork, config, machine)
-
     def identity(self) -> str:
         """The database's own name, a UUID that is stored in it when it is first asked for. VMs and commits carry it."""
         return self.database.identity()
-
-    def _recorded(self, config: RunnableConfig) -> tuple[Key, Step]:
-        found = self.get_tuple(_naming_a_thread(config))
-        if found is None:
-            raise _no_checkpoint(config)
-        thread, namespace = str(config["configurable"]["thread_id"]), str(config["configurable"].get("checkpoint_ns") or "")
-        key = Key(thread, namespace, found.checkpoint["id"])
-        step = self.ledger.step(key)
-        if step is None or step.record is None or step.record.attachment.machine_id is None:
-            raise BadInput(f"checkpoint {key.checkpoint} of thread {thread} has no VM; langchain-vers history shows those that have one")
-        return key, step
 
     def needs_async(self, name: str) -> None:
         """Refuse an async method of an inner saver that has none."""
@@ -472,82 +395,9 @@ class VersSaver(ThreadEnds, BaseCheckpointSaver[Any]):
             )
 
 
-class _Read:
-    """The checkpoints that were read last."""
-
-    def __init__(self) -> None:
-        self._records: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
-        self._results: OrderedDict[Key, frozenset[str]] = OrderedDict()
-
-    def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
-        """Keep what a checkpoint that was read says, and the results with it: the next one may be a copy of it, or take them in."""
-        self._records[_content(key, checkpoint)] = record
-        if results:  # a nested graph gives back all messages, also those that it was given
-            self._results[key] = frozenset(_messages(results)) - frozenset(_messages(checkpoint["channel_values"].values()))
-        else:
-            self._results.pop(key, None)
-        for kept in (self._records, self._results):
-            while len(kept) > _COPIES:
-                kept.popitem(last=False)
-
-    def takes_results(self, parent: Key, checkpoint: Checkpoint) -> bool:
-        """Whether an update takes in results of its parent's finished tasks, as `update_state(None, as_node=END)` does."""
-        results = self._results.get(parent, frozenset())
-        return bool(results) and not results.isdisjoint(_messages(checkpoint["channel_values"].values()))
-
-    def copied(self, key: Key, checkpoint: Checkpoint) -> Record | None:
-        """The record of the checkpoint that was read with this very content: a copy is put beside its original, under the same parent."""
-        return self._records.get(_content(key, checkpoint))
-
-
-def _content(key: Key, checkpoint: Checkpoint) -> tuple[str, str, int]:
-    return key.thread, key.namespace, hash(frozenset(checkpoint["channel_versions"].items()))
-
-
-def _messages(values: Iterable[Any]) -> Iterator[str]:
-    """The ids of the messages in a state, or among writes to it."""
-    for value in values:
-        for each in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(each, BaseMessage) and each.id is not None:
-                yield each.id
-
-
-def _around(thread: str, namespace: str, parents: Mapping[str, str] | None) -> Key | None:
-    """The step around a nested graph."""
-    if not namespace or not parents:
-        return None
-    outer = [each for each in parents if depth(each) < depth(namespace)]
-    if not outer:
-        return None
-    nearest = max(outer, key=depth)
-    # Below a task that a task has started, the checkpoint of their graph is named twice.
-    nearest = min((each for each in outer if parents[each] == parents[nearest]), key=depth)
-    return Key(thread, nearest, parents[nearest])
-
-
-def _ends(checkpoint: Checkpoint) -> bool:
-    """Whether a run ends with a checkpoint: no channel that starts another node was updated."""
-    updated = checkpoint.get("updated_channels")
-    return updated is not None and not any(channel.startswith(_NEXT) for channel in updated)
-
-
 def _shown(found: CheckpointTuple) -> CheckpointTuple | None:
     if found.config["configurable"]["thread_id"] == RESERVED_THREAD:
         return None
     if not found.pending_writes:
         return found
     return found._replace(pending_writes=visible(found.pending_writes, accept(found.pending_writes)))
-
-
-def _naming_a_thread(config: RunnableConfig) -> RunnableConfig:
-    if (config.get("configurable") or {}).get("thread_id") is None:
-        raise BadInput('the config names no thread; give {"configurable": {"thread_id": ...}}, and a checkpoint_id for an earlier point')
-    return config
-
-
-def _no_checkpoint(config: RunnableConfig) -> Gone:
-    configurable = config["configurable"]
-    return Gone(
-        f"thread {configurable.get('thread_id')} has no checkpoint {configurable.get('checkpoint_id') or 'yet'}; "
-        "langchain-vers history lists those that there are"
-    )

@@ -153,6 +153,10 @@ class Live:
         """The tasks of the outermost step that have calls on it."""
         return {call.position.tasks[0] for call in self.calls.values()}
 
+    def stands_for(self, key: Key, step: Step) -> bool:
+        """Whether the machine is at the state of a step, and not at that of another point of the conversation."""
+        return key in self.touched or (self.version == step.version and not self.calls)
+
 
 def left_over(old: Position, new: Position) -> bool:
     """Whether a call belongs to a run, or to an execution of the very task, that was broken off before this one."""
