@@ -141,9 +141,12 @@ class Story:
         return self.outcome
 
     async def _check_machines(self) -> None:
-        committed = [one for one in await self.face.tuples(self.config) if one.metadata.get("vers_commit")]
+        before = await self.face.tuples(self.config)
+        committed = [one for one in before if one.metadata.get("vers_commit")]
         for one in self.random.sample(committed, min(2, len(committed))):
             self.outcome.report.wrong += await acheck_machine_at(self.face, one, self.process.client)
+        if [one.config for one in await self.face.tuples(self.config)] != [one.config for one in before]:
+            self.outcome.report.wrong.append("machine_at changed the thread's checkpoints")
 
     async def _settle(self) -> bool:
         """Bring the thread to where nothing is under way; whether that came about."""
@@ -214,11 +217,10 @@ class Story:
 
     async def _checkpoint(self) -> tuple[Any, Claim]:
         """Any checkpoint of the outer graph, the newer ones rather."""
-        found = [one for one in await self.face.tuples(self.config) if not one.config["configurable"]["checkpoint_ns"]]
-        found.sort(key=lambda one: one.config["configurable"]["checkpoint_id"])
+        found = await self.face.tuples(self.config, namespace="", limit=1 + int(self.random.expovariate(0.15)))
         if not found:
             return self.config, Claim()
-        one = found[-1 - min(int(self.random.expovariate(0.15)), len(found) - 1)]
+        one = found[-1]  # the newest come first
         return one.config, claim_of(messages_of(one))
 
     # --- operations ---

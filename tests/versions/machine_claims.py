@@ -232,12 +232,14 @@ class Face:
             return await getattr(owner, f"a{name}")(*args, **kwargs)
         return getattr(owner, name)(*args, **kwargs)
 
-    async def tuples(self, config: Any) -> list[CheckpointTuple]:
-        """All checkpoints of a thread, those of nested graphs too."""
+    async def tuples(self, config: Any, *, namespace: str | None = None, limit: int | None = None) -> list[CheckpointTuple]:
+        """The checkpoints of a thread, all of them, those of nested graphs too; or the newest of one namespace."""
         thread = {"configurable": {"thread_id": config["configurable"]["thread_id"]}}
+        if namespace is not None:
+            thread["configurable"]["checkpoint_ns"] = namespace
         if self.asynchronous:
-            return [found async for found in self.saver.alist(thread)]
-        return list(self.saver.list(thread))
+            return [found async for found in self.saver.alist(thread, limit=limit)]
+        return list(self.saver.list(thread, limit=limit))
 
     async def history(self, config: Any) -> list[Any]:
         if self.asynchronous:
@@ -360,7 +362,6 @@ async def _check_live(report: Report, face: Face, config: Any, client: VersClien
 
 async def acheck_machine_at(face: Face, one: CheckpointTuple, client: VersClient) -> list[str]:
     """What is wrong with the machine that `machine_at` makes for a checkpoint that has a commit."""
-    before = await face.tuples(one.config)
     made = await face(face.saver, "machine_at", one.config)
     wrong = []
     try:
@@ -369,8 +370,6 @@ async def acheck_machine_at(face: Face, one: CheckpointTuple, client: VersClient
             wrong.append(f"{name_of(one)} claims {claim}, and machine_at made a machine that holds {content}")
         if made.machine_id == one.metadata.get("vers_machine"):
             wrong.append(f"{name_of(one)}: machine_at gave the thread's own machine")
-        if [other.config for other in await face.tuples(one.config)] != [other.config for other in before]:
-            wrong.append(f"{name_of(one)}: machine_at changed the thread's checkpoints")
     finally:
         await on_io(client.delete_vm(made.machine_id))
     return wrong
