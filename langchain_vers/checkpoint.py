@@ -33,7 +33,7 @@ from langchain_vers.points import Points
 from langchain_vers.reads import Reads, ends, step_around
 from langchain_vers.reclaim import ThreadEnds
 from langchain_vers.records import CHANNEL, Record, accept, acknowledgement, read_record, visible
-from langchain_vers.steps import Closing, Key
+from langchain_vers.steps import Closing, Key, run_of
 from langchain_vers.versions import Policy, Versions
 from langchain_vers.workers import lane_of
 
@@ -211,7 +211,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
             return None
         accepted = accept(found.pending_writes or ())
         own = accepted.before.record if accepted.before is not None else record
-        self.ledger.load(key, own, accepted, around, lane_of(configurable))
+        self.ledger.load(key, own, accepted, around, lane=lane_of(configurable), run=run_of(configurable))
         shown = visible(found.pending_writes or (), accepted)
         self._read.remember(key, found.checkpoint, own, [value for _, _, value in shown])
         return found._replace(pending_writes=shown) if found.pending_writes else found
@@ -313,7 +313,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         """The metadata that is stored. The machine is known to be at this checkpoint from here on, while the database is still writing."""
         configurable = config["configurable"]
         parent = closing.key._replace(checkpoint=before) if (before := configurable.get("checkpoint_id")) else None
-        self.ledger.enter(closing.key, closing.record, lane_of(configurable), parent)
+        self.ledger.enter(closing.key, closing.record, lane_of(configurable), parent, run_of(configurable))
         if metadata.get("source") == "loop" and parent is not None:
             self.ledger.end(parent)
         if closing.record is None:

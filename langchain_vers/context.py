@@ -236,12 +236,14 @@ class BackendContext:
     async def moving(self, place: Place) -> AsyncIterator[SetTo]:
         """Around a call that may move its thread: yields the function that does it, ordered with the other calls of the message.
 
-        Calls of the message that stand behind it wait until it has ended, and are refused if it raises.
+        Calls of the message that stand behind it wait until it has ended, and are refused if it raises. What `retake` may mend is no end
+        yet: the call is repeated, or `settle_move` ends it.
         """
         current = await self._found(place)
         self._turns.begin_move(place, current)
         moved: Attachment | None = None
         ended: Attachment | None = None
+        repeatable = False
 
         def set_to(attachment: Attachment) -> None:
             nonlocal moved
@@ -252,8 +254,16 @@ class BackendContext:
             before = await self._turns.attachment_at(place, current)
             yield set_to
             ended = moved or before
+        except (TakenOver, Gone):
+            repeatable = True
+            raise
         finally:
-            self._turns.end_move(place, ended)
+            if not repeatable:
+                self._turns.end_move(place, ended)
+
+    def settle_move(self, place: Place) -> None:
+        """A call is over: if it was to move its thread and has not, it will not any more."""
+        self._turns.settle_move(place)
 
     async def refuse_move(self, place: Place) -> None:
         """A call that might have moved its thread was refused before it began: those of the message behind it need not wait."""

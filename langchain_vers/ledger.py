@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from langchain_vers.attachment import Attachment
 from langchain_vers.closings import Closings
 from langchain_vers.records import Accepted, Record, Snapshot
-from langchain_vers.steps import Call, Closing, Key, Live, Position, Step, left_over
+from langchain_vers.steps import Call, Closing, Key, Live, Position, Run, Step, left_over
 
 _REMEMBERED = 8192
 """Steps that are kept in memory; an older one is read from the database again."""
@@ -27,8 +27,8 @@ class Ledger(Closings):
         self._heads: dict[tuple[str, str], Key] = {}
         """The namespaces that have a saver, and what was last seen of each."""
         self._waiters: dict[Key, list[Callable[[], None]]] = {}
-        self._failed_early: set[Key] = set()
-        """Steps of which a task failed before their checkpoint was stored: that may be waiting for its commit."""
+        self._failed_early: dict[Key, set[str]] = {}
+        """Tasks that failed before the checkpoint of their step was stored: that may be waiting for its commit."""
         self._broken: set[str] = set()
         """Threads of which a checkpoint could not be stored: those after it will not come."""
 
@@ -72,13 +72,13 @@ class Ledger(Closings):
             if not waiters:
                 self._waiters.pop(key, None)
 
-    def enter(self, key: Key, record: Record | None, lane: str = "", parent: Key | None = None) -> Step:
-        """A checkpoint has become known, by being stored."""
+    def enter(self, key: Key, record: Record | None, lane: str = "", parent: Key | None = None, run: Run | None = None) -> Step:
+        """A checkpoint has become known, by being stored in a run."""
         with self.lock:
-            step = self._steps[key] = Step(record, record, lane, parent)
+            step = self._steps[key] = Step(record, record, lane, parent, run=run)
             self._steps.move_to_end(key)
-            step.failed = key in self._failed_early
-            self._failed_early.discard(key)
+            if (early := self._failed_early.pop(key, None)) is not None:
+                step.failed, step.failed_tasks = True, early
             self._heads[key.thread, key.namespace] = key
             while len(self._steps) > _REMEMBERED:
                 self._steps.popitem(last=False)
@@ -87,8 +87,10 @@ class Ledger(Closings):
             waiter()
         return step
 
-    def load(self, key: Key, own: Record | None, accepted: Accepted, around: Key | None, lane: str = "") -> None:
-        """A checkpoint was read. Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew.
+    def load(self, key: Key, own: Record | None, accepted: Accepted, around: Key | None, *, lane: str = "", run: Run | None = None) -> None:
+        """A checkpoint was read, by a `run` that goes on from it, or to be looked at.
+
+        Looking changes nothing: a step that is under way stays as it is, one that failed or ended begins anew.
 
         `own` is what the checkpoint itself says, `accepted` what of its pending results a run may build on.
         """
@@ -101,12 +103,17 @@ class Ledger(Closings):
                 step.own, step.shared = own, accepted.shared
                 if before is not None:
                     step.again, step.dead, step.shared = before.failed, before.dead, accepted.shared or before.shared
+                    step.run, step.past = before.run, before.past
                 if accepted.snapshot is not None:  # its calls are part of the step also if this process has not seen them
                     calls = accepted.snapshot.calls
                     step.calls, step.stored, step.snapshots = dict.fromkeys(calls, ""), set(calls), [calls]
                 for live in self.machines.values():
                     if live.root == key:  # what its machine went through is no state that this execution may find
                         live.root, live.touched = None, set()
+            if run is not None:
+                if step.run is not None and step.run() is not run():
+                    step.past = [past for past in (*step.past, step.run) if past() is not None]
+                step.run = run
             self._heads[key.thread, key.namespace] = key
             if not lane and around is not None and (outer := self._steps.get(around)) is not None and step.record is not None:
                 outer.result = step.record
@@ -139,6 +146,8 @@ class Ledger(Closings):
             step, task = self._steps.get(position.path[-1]), position.tasks[-1]
             if step is None or position.execution is None:
                 return True
+            if position.run is not None and any(past() is position.run for past in step.past):
+                return False
             if any(dead is position.execution for dead in step.dead):
                 return False
             if task in step.failed_tasks:
@@ -364,7 +373,7 @@ class Ledger(Closings):
         with self.lock:
             step = self._steps.get(key)
             if step is None:
-                self._failed_early.add(key)
+                self._failed_early.setdefault(key, set()).add(task)
                 return
             step.failed = True
             step.failed_tasks.add(task)

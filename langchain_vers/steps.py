@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langchain_vers.attachment import Attachment
 from langchain_vers.records import Record
@@ -33,6 +35,16 @@ def task_below(namespace: str, child: str) -> str:
     return next((name.rpartition(":")[2] for name in reversed(names) if ":" in name), names[-1])
 
 
+Run = Callable[[], object]
+"""A weak reference to an object that is another one in each run of a graph."""
+
+
+def run_of(configurable: Mapping[str, Any]) -> Run | None:
+    """The run of a config that a graph gives to its saver; None if nothing runs, as when somebody looks at a state."""
+    writer = getattr(configurable.get("__pregel_runtime"), "stream_writer", None)
+    return None if writer is None else weakref.ref(writer)
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a call stands among the checkpoints: the nested steps that it is part of, outermost first, and its task in each."""
@@ -42,7 +54,7 @@ class Position:
     lane: str = ""
     """Which of several machines of the thread: "" is the thread's own, others belong to workers on branches of it."""
     run: object = None
-    """Another object in another run of the innermost graph."""
+    """Another object in another run of the innermost graph: what `run_of` refers to there."""
     execution: object = None
     """Another object in another execution of the task: in a resumed run, or one that replays."""
     attempt: int = 1
@@ -100,6 +112,10 @@ class Step:
     """By task, the execution of which a call was seen last."""
     dead: list[object] = field(default_factory=list)
     """Executions that were broken off: what is left of them must do nothing more."""
+    run: Run | None = None
+    """The run that goes on from it."""
+    past: list[Run] = field(default_factory=list)
+    """Earlier runs that went on from it, and were broken off: what is left of them must do nothing more."""
     again: bool = False
     """Whether it had failed, and was begun anew."""
     closed: bool = False

@@ -214,6 +214,13 @@ class Turns:
             move.begun.set()
             move.ended.set()
 
+    def settle_move(self, place: Place) -> None:
+        """A call is over: if it has begun a move that has not ended, that has failed."""
+        turn = None if place.message is None else self._turns.get((place.holder, place.message))
+        move = None if turn is None else turn.moves.get(place.index)
+        if move is not None and move.begun.is_set() and not move.ended.is_set():
+            self.end_move(place, None)
+
     def _turn(self, place: Place) -> _Turn:
         assert place.message is not None
         key = (place.holder, place.message)

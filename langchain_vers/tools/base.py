@@ -212,6 +212,8 @@ async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> A
             answer = await spec.run(call, **arguments)
     except VersError as error:
         answer = await _failure(call, error)
+    finally:
+        call.context.settle_move(call.place)
     call.context.used(call.place, spec.name)
     took = round((time.monotonic() - started) * 1000, 1)
     artifact = {**_NOWHERE, **call.where(), "duration_ms": took, **answer.artifact, **_left(call)}

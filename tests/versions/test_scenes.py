@@ -22,6 +22,7 @@ SCENES: dict[str, Scene] = {
     "the machine is lost while the process lives": [BEGIN, ("lose",), ("turn", "append; append")],
     "the machine is lost between processes": [BEGIN, ("lose",), ("restart",), ("turn", "append; append")],
     "lost, and the first call only reads": [BEGIN, ("lose",), ("turn", "read; append")],
+    "lost, and a branch among other calls": [BEGIN, ("lose",), ("turn", "branch append move read; append")],
     "a question": [BEGIN, ("turn", "append edit ask; append"), ("resume",)],
     "a question before the work": [BEGIN, ("turn", "ask append edit write; append"), ("resume",)],
     "a question before the work, and never answered": [BEGIN, ("turn", "ask append edit write"), ("turn", "append")],
@@ -69,6 +70,7 @@ SCENES: dict[str, Scene] = {
 
 QUICK = [
     ("the machine is lost while the process lives", "graph"),
+    ("lost, and a branch among other calls", "agent"),
     ("a look beside the new machine", "agent"),
     ("a question, asked again", "nested"),
     ("a question that is never answered", "agent"),
