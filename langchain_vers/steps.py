@@ -58,6 +58,8 @@ class Position:
     execution: object = None
     """Another object in another execution of the task: in a resumed run, or one that replays."""
     attempt: int = 1
+    uncertain: bool = True
+    """Whether something else than calls of this package is part of the task, which may interrupt it after they have changed the machine."""
     started: bool = False
     """Whether the task was started by another one, as those of the functional API: they come one after the other, unless told otherwise."""
 

@@ -100,8 +100,8 @@ class VersToolkit(BaseToolkit):
         specs = self._select()
         moves = {spec.name: spec.moves for spec in specs}
 
-        def may_move(name: str, arguments: Mapping[str, Any]) -> bool:
-            return name in moves and moves[name](arguments)
+        def may_move(name: str, arguments: Mapping[str, Any]) -> bool | None:
+            return moves[name](arguments) if name in moves else None
 
         return [build(spec, self._context, may_move) for spec in specs]
 

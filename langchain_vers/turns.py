@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_vers.attachment import Attachment
@@ -60,10 +60,10 @@ class Place:
         return self.thread if not self.lane else f"{self.thread}#{self.lane}"
 
 
-def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None
+def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool | None]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None
     """The place of a call, from the run's config and, inside a graph, from the tool's runtime.
 
-    `moves(tool_name, arguments)` tells whether a call may change the attachment.
+    `moves(tool_name, arguments)` tells whether a call may change the attachment, and of tools that are not this package's nothing (None).
     """
     configurable = config.get("configurable") or {}
     thread = configurable.get("thread_id")
@@ -82,7 +82,10 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     calls = message.tool_calls
     facts["siblings"] = frozenset(str(call["id"]) for call in calls)
     index = next(position for position, call in enumerate(calls) if call["id"] == call_id)
-    movers = tuple(i for i, call in enumerate(calls[:index]) if moves(call["name"], call["args"]))
+    moving = [moves(call["name"], call["args"]) for call in calls]
+    if facts.get("position") is not None and None not in moving:
+        facts["position"] = replace(facts["position"], uncertain=False)
+    movers = tuple(i for i, may_move in enumerate(moving[:index]) if may_move)
     # A call that has its answer already, such as one that a person rejected, will not be carried out in this run.
     answers = {getattr(answer, "tool_call_id", None): getattr(answer, "status", None) for answer in messages}
     settled = {i: answers[calls[i]["id"]] == "error" for i in movers if calls[i]["id"] in answers}

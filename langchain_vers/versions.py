@@ -320,13 +320,14 @@ class Versions:
     async def _baseline(self, position: Position, machine_id: str, backend: VersBackend) -> None:
         """Commit a machine before the first call that changes it, if it has no version yet: for a crash to go back to.
 
-        So also the version that an earlier turn has left without a commit, because it was not seen to end.
+        With commits by turn, also what an earlier turn has left without one because it was not seen to end, the first version of a thread,
+        and that before a task which may be interrupted.
         """
         live = self.ledger.machines[machine_id]
-        if not self._lacks_baseline(live, position):
+        if not self._lacks_baseline(live, position, machine_id):
             return
         async with self.gate(machine_id).commit():
-            if not self._lacks_baseline(live, position):
+            if not self._lacks_baseline(live, position, machine_id):
                 return
             version = live.version
             if version is None:
@@ -353,11 +354,16 @@ class Versions:
         if (snapshot := self.ledger.snapshot(key)) is not None:
             await io.blocking(self._database.write, key, snapshot.row())
 
-    def _lacks_baseline(self, live: Live, position: Position) -> bool:
+    def _lacks_baseline(self, live: Live, position: Position, machine_id: str) -> bool:
         if live.calls or live.committed or self.policy == "manual" or position.lane:
             return False
+        if live.version is None or self.policy != "turn":
+            return live.version is None
         ended = live.run is not None and live.run is not position.run and len(position.path) == 1
-        return live.version is None or (self.policy == "turn" and ended)
+        before = self.ledger.wanted(position, machine_id)
+        first = before is not None and before.commit is None and before.nearest is None
+        # A task that is interrupted is repeated, from where its step began; and a thread needs one commit to go back to.
+        return ended or first or position.uncertain
 
     # --- making versions ---
 

@@ -106,8 +106,8 @@ _call_id: ContextVar[str | None] = ContextVar("langchain_vers_tool_call_id", def
 """The id of the tool call being run; LangChain hands it to a tool's `run` and to nothing below it."""
 
 
-Moves = Callable[[str, Mapping[str, Any]], bool]
-"""`moves(tool_name, arguments)`: whether a call may move its thread to another machine."""
+Moves = Callable[[str, Mapping[str, Any]], bool | None]
+"""`moves(tool_name, arguments)`: whether a call may move its thread to another machine; None for tools of somebody else."""
 
 
 class VersTool(StructuredTool):
