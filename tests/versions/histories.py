@@ -281,20 +281,23 @@ class Story:
     async def _look(self) -> None:
         """Looking changes nothing: no checkpoint, no VM, no commit."""
         before = await self._world()
+        while before != (now := await self._world()):  # a call that was on its way when an interrupt ended its run
+            before = now
         await self.face(self.face.graph, "get_state", self.config)
         config, _ = await self._checkpoint()
         await self.face(self.face.graph, "get_state", config)
         await self.face.history(self.config)
         after = await self._world()
-        if before != after:
-            self.outcome.report.wrong.append(f"looking changed {before} to {after}")
+        for what, old, new in zip(("VMs", "commits", "checkpoints"), before, after, strict=True):
+            if old != new:
+                self.outcome.report.wrong.append(f"looking changed {what}: {_differ(old, new)}")
 
-    async def _world(self) -> tuple[Any, ...]:
+    async def _world(self) -> tuple[list[str], ...]:
         client = self.process.client
         vms = sorted(vm.vm_id for vm in await on_io(client.list_vms()))
         commits = (await on_io(client.list_commits(limit=1))).total
-        found = [(one.config, one.metadata, one.pending_writes) for one in await self.face.tuples(self.config)]
-        return vms, commits, str(found)
+        found = [str((one.config, one.metadata, one.pending_writes)) for one in await self.face.tuples(self.config)]
+        return vms, [str(commits)], found
 
     async def _die(self) -> None:
         """Another operation is broken off; a new process goes on."""
@@ -329,6 +332,10 @@ class Story:
         if machine is not None and any(vm.vm_id == machine for vm in await on_io(self.process.client.list_vms())):
             await on_io(self.process.client.delete_vm(machine))
             self.outcome.trace.append(f"  lost {machine}")
+
+
+def _differ(old: list[str], new: list[str]) -> str:
+    return f"{[each for each in old if each not in new]} became {[each for each in new if each not in old]}"[:2000]
 
 
 def _answer(state: Any) -> Command[Any] | None:
