@@ -165,6 +165,10 @@ class VersBackend(ShellBackend, Snapshots):
         """See `Snapshots.branch`."""
         return await self._client.branch_vm(self.machine_id, count=count)
 
+    def at(self, machine_id: str) -> VersBackend:
+        """See `Snapshots.at`."""
+        return VersBackend(self._client, machine_id)
+
     async def retire(self) -> None:
         """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""
         await self._stop_looking()
