@@ -12,7 +12,8 @@ import enum
 import math
 import secrets
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from langchain_vers.backends import guest
 from langchain_vers.backends.base import OutputCallback
@@ -53,6 +54,36 @@ class Process(Protocol):
 
     def close(self) -> None:
         """End its input and give everything back, without waiting."""
+
+
+@runtime_checkable
+class RemoteProcess(Process, Protocol):
+    """A process on another machine, whose silence may mean something."""
+
+    received: int
+    """Pieces of output so far."""
+    on_close: Callable[[], None]
+    """Called once, when it has been given back."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it was not given back yet, and the other side has not ended it."""
+
+
+class Source(Protocol):
+    """Where the sessions on one machine come from. Coroutines of the I/O thread."""
+
+    losses: int
+    """Connections that broke by themselves."""
+
+    async def take(self) -> Session:
+        """A session that waits for its call."""
+
+    async def retire(self) -> None:
+        """As `close`, but calls that are under way end first."""
+
+    async def close(self) -> None:
+        """Give everything back. It can be used again afterwards."""
 
 
 class Session:

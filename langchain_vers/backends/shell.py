@@ -23,9 +23,11 @@ from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, 
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
 from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
-from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, TakenOver, Unreachable, VersError
+from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, DiskFull, Interrupted, Missing, TakenOver, Unreachable, VersError
 
 _SLICE = 1024 * 1024
+BACKSTOP_SECONDS = 60.0
+"""How long after its time limit a machine ends a command by itself, where its transport does not tell it that nobody waits any more."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -35,6 +37,8 @@ class ShellBackend(Backend):
     _guard: Guard | None = None
     silence = "look whether it runs"
     """What to do when the machine does not answer, for errors."""
+    orphans = "and the machine kills what is left of it"
+    """What becomes of a command whose connection is lost, for errors."""
 
     @abstractmethod
     async def _session(self) -> Session:
@@ -68,8 +72,9 @@ class ShellBackend(Backend):
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
-        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
-        line = guest.shortened(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
+        limit = None if timeout is None else math.ceil(timeout + BACKSTOP_SECONDS)
+        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES, limit)
+        line = self._worded(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
         if end is End.LOST and not running.control.begun and await self._withdrawn(session):
@@ -79,6 +84,10 @@ class ShellBackend(Backend):
         if stdin and end is End.REFUSED:  # the command did not come to remove it
             await self.exec(f"rm -f {stored}", cwd="/")
         return self._result(running, end, cwd, reconnects)
+
+    def _worded(self, line: bytes) -> bytes:
+        """A call behind which nothing is sent before it answers, in the form that the transport takes in fastest."""
+        return guest.shortened(line)
 
     async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[Running, End]:
         """See a command through to its end, and to its death if it has to be stopped."""
@@ -101,7 +110,7 @@ class ShellBackend(Backend):
         A connection that died while idle often shows it only after the next call has been sent.
         """
         try:
-            header, _ = await self._call(session.log_path, guest.call("withdraw", session.log_path))
+            header, _ = await self._call(session.log_path, guest.call("withdraw", session.log_path, session.mark))
         except VersError:
             return False
         return header == b""
@@ -121,6 +130,9 @@ class ShellBackend(Backend):
             await session.process.send(line)
         except Unreachable:
             session.process.close()
+        except BaseException:
+            session.process.close()
+            raise
         else:
             return session, 0
         session = await self._session()
@@ -133,6 +145,8 @@ class ShellBackend(Backend):
 
     def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
         control, tail = running.control, running.tail
+        if end is End.REFUSED and control.refused == "pipe":
+            raise DiskFull(f"{self._where} has no room for what a command needs in its folder for temporary files; nothing was run")
         if end is End.REFUSED and control.refused == "owner":
             raise TakenOver(f"another process has taken over {self._where}; nothing was run", machine_id=self.machine_id)
         if end is End.REFUSED:
@@ -148,8 +162,8 @@ class ShellBackend(Backend):
             )
         if end is End.LOST:
             raise Interrupted(
-                f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left "
-                "of it: look at its effects before you run it again",
+                f"the connection to {self._where} broke while the command ran; it may have run in part, {self.orphans}: look at its "
+                "effects before you run it again",
                 output=tail.bytes(),
                 machine_id=self.machine_id,
             )
