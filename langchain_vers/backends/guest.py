@@ -320,7 +320,8 @@ def boot(call: str) -> str:
     """
     # head, because a shell reads its input byte by byte: 20 ms for the functions. Busybox's may take more than it is told to, but nothing
     # else is sent before they answer.
-    read = f"__n='\n'; eval \"$(head -c {len(_FIRST)})\""
+    # No line break and no single quote in it: a csh takes neither within quotes.
+    read = f'__n=$(printf "\\nx"); __n=${{__n%x}}; eval "$(head -c {len(_FIRST)})"'
     return f"exec env VERS_CALL={call} sh -c {shlex.quote(_CHOOSER)} sh {shlex.quote(read)}"
 
 

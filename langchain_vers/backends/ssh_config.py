@@ -29,6 +29,8 @@ _REFUSED = {
     "revokedhostkeys": "mark revoked keys with @revoked in a known_hosts file instead",
 }
 """Options that must not be passed over, and what to do about them."""
+_CRITERIA = {"all": 0, "canonical": 0, "final": 0, "exec": 1, "host": 1, "originalhost": 1, "user": 1, "localuser": 1}
+"""Of `Match`, and how many words follow; paramiko takes others for fulfilled."""
 _INCLUDES = 16
 _JUMPS = 8
 _USER = re.compile(r"[^\s@:\"'`\\;&<>|(){}\x00-\x1f\x7f-][^\s:\"'`\\;&<>|(){}\x00-\x1f\x7f]*")
@@ -161,6 +163,7 @@ def resolve(target: Target, config: str, *, home: str, local_user: str) -> Hop:
     Raises:
         BadInput: it says something that cannot be followed.
     """
+    _check_matches(config)
     # For each option the first value holds: what was said with the name stands before everything else.
     said = "Host *\n" + (f"User {target.user}\n" if target.user else "") + (f"Port {target.port}\n" if target.port else "")
     try:
@@ -222,6 +225,17 @@ def route(target: Target, resolved: Callable[[Target], Hop]) -> list[Hop]:
         if len(hops) > _JUMPS:
             raise BadInput(f"the way to {target} leads over more than {_JUMPS} jump hosts; does one of them jump over itself?")
     return hops
+
+
+def _check_matches(config: str) -> None:
+    for found in re.finditer(r"(?im)^[ \t]*match(?:[ \t]*=[ \t]*|[ \t]+)(.*)$", config):
+        words = iter(_words(found[1], "Match"))
+        for word in words:
+            criterion, equals, _ = word.lower().removeprefix("!").partition("=")
+            if criterion not in _CRITERIA or equals:
+                raise BadInput(f"`Match {word[:40]}` in the SSH configuration is not supported; use Host, or Match with host or user")
+            for _ in range(_CRITERIA[criterion]):
+                next(words, None)
 
 
 def _jumps(value: str) -> list[str]:

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from langchain_vers.backends import guest
 from langchain_vers.backends.http_process import Diagnose, HttpProcess
 from langchain_vers.backends.sessions import Session
-from langchain_vers.errors import Conflict, Gone, VersError
+from langchain_vers.errors import BadInput, Conflict, Gone, VersError
 from langchain_vers.platform.client import VersClient
 
 INLINE_BYTES = 64 * 1024
@@ -82,7 +82,7 @@ class HttpSessions:
     async def _put(self, file: str, part: bytes) -> None:
         try:
             await self._client.write_file(self._vm_id, file, part, mode=0o600)
-        except (Gone, Conflict) as error:
+        except (Gone, Conflict, BadInput) as error:  # the last is what a server of this API may say of a machine that is paused
             reason = await self._diagnose(error)
             if reason is not None:
                 raise reason from error
