@@ -21,6 +21,8 @@ from langchain_vers.platform.models import VmExecStreamChunk, VmExecStreamEvent
 
 REATTACH_SECONDS = 60.0
 """How long a lost stream is asked for again before its command counts as lost."""
+BEGIN_SECONDS = 10.0
+"""The same for a call that the platform has not said anything of yet."""
 SILENT_SECONDS = 30.0
 """A stream that says nothing for so long is taken up anew: a network that has vanished does not say so."""
 _PAUSES = (0.1, 0.5, 2.0)
@@ -214,7 +216,7 @@ class HttpProcess:
                 continue
             self.reattached += self.received > before
             run.lost = run.lost or time.monotonic()
-            if time.monotonic() - run.lost > REATTACH_SECONDS:
+            if time.monotonic() - run.lost > (REATTACH_SECONDS if run.begun else BEGIN_SECONDS):
                 return
             await asyncio.sleep(_PAUSES[min(run.attempts, len(_PAUSES) - 1)])
             run.attempts += 1

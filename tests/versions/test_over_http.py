@@ -7,7 +7,7 @@ from versions.worlds import GO, World, after, append, at, check, create, head, t
 
 def test_versions_without_ssh(world: World) -> None:
     over = {"transport": "http"}
-    says = (create(), [append("a"), append("b")], [append("c")], "done", [append("d")], "done")
+    says = (create(), [append("a")], [append("b")], [append("c")], "done", [append("d")], "done")
     with world.process(context=over) as process:
         graph = process.agent(*says)
         graph.invoke(GO, thread())
