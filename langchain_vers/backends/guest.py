@@ -25,8 +25,7 @@ from collections.abc import Sequence
 
 _CHOOSER = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
 
-KEEP_LINES = 2000
-KEEP_BYTES = 50 * 1024
+KEEP_LINES, KEEP_BYTES = 2000, 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
 _PREAMBLE = r"""
@@ -71,7 +70,7 @@ __vers_hold() {
   __held="$__held$1 " __more=1
 }
 
-# Only one succeeds for a log: the session that runs its command, or a caller that makes sure that it never will.
+# Only one succeeds for a log: the session that runs its command, or who makes sure that it never will.
 __vers_claim() {
   set -C
   true >"$1" || { set +C; [ ! -e "$1" ]; return; }
@@ -368,8 +367,8 @@ def program(line: bytes) -> tuple[list[str], str]:
     The text is base64, as the line may hold bytes that are no text. Such a transport may not have set HOME either.
     """
     opening = b'__n=\'\n\'\n: "${HOME:=$(eval echo "~$(id -un)")}"\nexport HOME\n'
-    text = opening + _PREAMBLE.encode() + b"__in=$__dir/$VERS_CALL.in\n" + line + _COMMAND.encode()
-    return ["/bin/sh", "-c", _CHOOSER, "sh", 'eval "$(base64 -d)"'], base64.b64encode(text).decode()
+    text = base64.b64encode(opening + _PREAMBLE.encode() + b"__in=$__dir/$VERS_CALL.in\n" + line + _COMMAND.encode())
+    return ["/bin/sh", "-c", _CHOOSER, "sh", 'eval "$(base64 -d)"'], text.decode()
 
 
 def fed(line: bytes, payload: bytes) -> bytes:
@@ -378,7 +377,7 @@ def fed(line: bytes, payload: bytes) -> bytes:
 
 
 def fed_by(line: bytes, files: Sequence[str]) -> bytes:
-    """The same call with these files on its standard input, for `program`. They are removed."""
+    """The same call with these files, which it removes, on its standard input, for `program`."""
     names = " ".join(map(shlex.quote, files)).encode()
     return b"{ cat " + names + b"; rm -f " + names + b"; } | { " + line.rstrip(b"\n") + b"; }\n"
 
@@ -394,7 +393,6 @@ def exports(env: dict[str, str]) -> str:
 
 
 _FIRST = (_PREAMBLE + _WAIT + _COMMAND).encode()
-
 _LONG_LINE = 1024
 """Bytes of a call from which starting a program to read it costs less than reading it byte by byte."""
 

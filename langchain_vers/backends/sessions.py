@@ -25,6 +25,8 @@ KILL_SECONDS = 10.0
 """How long the machine may take to confirm that a command's processes are dead."""
 QUIET_SECONDS = 0.1
 """How long the output must be silent after a command's end when a background process of it still holds it open."""
+BACKSTOP_SECONDS = 60.0
+"""How long after its time limit a machine ends a command by itself, where its transport does not tell it that nobody waits any more."""
 _SLACK = 2
 """`Tail` drops its head when it holds this many times what it must keep, so that each byte is moved at most once on average."""
 

@@ -26,8 +26,6 @@ from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, DiskFull, Interrupted, Missing, TakenOver, Unreachable, VersError
 
 _SLICE = 1024 * 1024
-BACKSTOP_SECONDS = 60.0
-"""How long after its time limit a machine ends a command by itself, where its transport does not tell it that nobody waits any more."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -72,7 +70,7 @@ class ShellBackend(Backend):
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
-        limit = None if timeout is None else math.ceil(timeout + BACKSTOP_SECONDS)
+        limit = None if timeout is None else math.ceil(timeout + sessions.BACKSTOP_SECONDS)
         line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES, limit)
         line = self._worded(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
         session, reconnects = await self._begin(line)
@@ -125,23 +123,17 @@ class ShellBackend(Backend):
         """Give a waiting session its line. A connection that had died while idle is noticed here, before anything ran, and made anew
         once.
         """
-        session = await self._session()
-        try:
-            await session.process.send(line)
-        except Unreachable:
-            session.process.close()
-        except BaseException:
-            session.process.close()
-            raise
-        else:
-            return session, 0
-        session = await self._session()
-        try:
-            await session.process.send(line)
-        except BaseException:
-            session.process.close()
-            raise
-        return session, 1
+        for reconnects in (0, 1):
+            session = await self._session()
+            try:
+                await session.process.send(line)
+            except BaseException as error:
+                session.process.close()
+                if reconnects or not isinstance(error, Unreachable):
+                    raise
+            else:
+                return session, reconnects
+        raise AssertionError  # the loop has no other end
 
     def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
         control, tail = running.control, running.tail

@@ -14,11 +14,12 @@ from weakref import WeakKeyDictionary
 
 from langchain_vers import idle
 from langchain_vers._io import io
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import ExecResult, Snapshots
 from langchain_vers.backends.http_process import HttpProcess
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import End, RemoteProcess, Running, Session, Source
-from langchain_vers.backends.shell import BACKSTOP_SECONDS, ShellBackend
+from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.backends.vers_http import HttpSessions
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
 from langchain_vers.platform.client import VersClient
@@ -155,7 +156,7 @@ class VersBackend(ShellBackend, Snapshots):
         """See `ShellBackend.orphans`."""
         if self._http is None:
             return ShellBackend.orphans
-        return f"and runs on, until {BACKSTOP_SECONDS:.0f} s after its time limit if it has one"
+        return f"and runs on, until {sessions.BACKSTOP_SECONDS:.0f} s after its time limit if it has one"
 
     def _worded(self, line: bytes) -> bytes:
         return super()._worded(line) if self._http is None else line

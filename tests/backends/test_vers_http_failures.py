@@ -23,7 +23,7 @@ from rigs.network import NetworkThread, Relay
 
 from langchain_vers import idle
 from langchain_vers._io import on_io, run
-from langchain_vers.backends import http_process, sessions, shell, vers_http
+from langchain_vers.backends import http_process, sessions, vers_http
 from langchain_vers.backends.base import ExecResult, version_of
 from langchain_vers.backends.stamps import Guard, Stamp, this_process
 from langchain_vers.backends.vers import VersBackend
@@ -244,7 +244,7 @@ def test_nobody_listens(remote: VersBackend, way: Relay, tmp_path: Path, monkeyp
 def test_network_that_does_not_come_back(remote: VersBackend, way: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call ends with what is known, and the machine kills the command when its time is long up."""
     monkeypatch.setattr(http_process, "REATTACH_SECONDS", 1.0)
-    monkeypatch.setattr(shell, "BACKSTOP_SECONDS", 1.0)
+    monkeypatch.setattr(sessions, "BACKSTOP_SECONDS", 1.0)
     with started(remote, tmp_path, timeout=5) as result:
         way.refusing = True
         way.drop()
