@@ -30,7 +30,7 @@ from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
-from langchain_vers.backends.vers import VersBackend
+from langchain_vers.backends.vers import Transport, VersBackend, check_transport
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Account, Link, abandon
@@ -94,6 +94,7 @@ class BackendContext:
         api_key, base_url, ssh_endpoint, ca_file: the platform, as for `Credentials` and `Endpoints`; default: the environment, then the
             configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
         data_dir: the embedded Vers's folder, if not its default.
+        transport: what commands and files of VMs go over: "ssh", or "http" where only HTTPS leaves the network (see `vers_http`).
         idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
     """
 
@@ -108,6 +109,7 @@ class BackendContext:
         ssh_endpoint: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        transport: Transport = "ssh",
         idle_pause: float | None = None,
     ) -> None:
         self.local_allowed = local is not False
@@ -118,6 +120,7 @@ class BackendContext:
             ssh_endpoint,
             None if ca_file is None else Path(ca_file),
             None if data_dir is None else Path(data_dir),
+            check_transport(transport),
             check_seconds(idle_pause),
         )
         self._link: Link | None = None

@@ -70,7 +70,13 @@ class TakenOver(Conflict):
 
 
 class Unreachable(VersError, ConnectionError):
-    """No answer, a broken connection, or a peer whose identity does not match."""
+    """No answer, a broken connection, or a peer whose identity does not match.
+
+    Attributes:
+        unsent: whether it is certain that nothing has reached the other side.
+    """
+
+    unsent = False
 
 
 class Interrupted(Unreachable):

@@ -16,11 +16,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from langchain_vers.backends.gate import Gate
-from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.sessions import RemoteProcess, Session
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.platform.client import VersClient
 from langchain_vers.platform.models import VM
-from langchain_vers.platform.tunnel import SSHProcess
 
 if TYPE_CHECKING:
     from langchain_vers.backends.vers import VersBackend
@@ -113,7 +112,7 @@ class Rest:
             self._leave()
             raise
         process = session.process
-        assert isinstance(process, SSHProcess)
+        assert isinstance(process, RemoteProcess)
         given_back = process.on_close
 
         def closed() -> None:

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langchain_vers._io import io
 from langchain_vers.backends.gate import Gate
-from langchain_vers.backends.vers import VersBackend
+from langchain_vers.backends.vers import Transport, VersBackend
 from langchain_vers.errors import Denied, Unreachable
 from langchain_vers.idle import Rest
 from langchain_vers.platform import Credentials, Endpoints, VersClient
@@ -39,6 +39,8 @@ class Account:
     ssh_endpoint: str | None = None
     ca_file: Path | None = None
     data_dir: Path | None = None
+    transport: Transport = "ssh"
+    """What commands and files of machines go over."""
     idle_pause: float | None = None
     """Seconds without a call after which a machine is paused; None: never."""
 
@@ -89,7 +91,7 @@ class Link:
         client = await self.client()
         backend = self._machines.get(vm_id)
         if backend is None:
-            backend = self._machines[vm_id] = VersBackend(client, vm_id, host_key=host_key)
+            backend = self._machines[vm_id] = VersBackend(client, vm_id, host_key=host_key, transport=self._account.transport)
             if self._account.idle_pause is not None:
                 backend.rest = Rest(backend, client, self.gates.setdefault(vm_id, Gate()), self._account.idle_pause)
         elif backend.host_key is None:
@@ -134,10 +136,7 @@ class Link:
         machines, self._machines = self._machines, {}
         client, self._client = self._client, None
         self._server = None
-        for backend in (*machines.values(), *self._retiring):
-            self._later(backend.close())
-        if client is not None:
-            self._later(client.aclose())
+        self._later(_closed([*machines.values(), *self._retiring], client))
 
     def _later(self, closing: Awaitable[None]) -> None:
         task = asyncio.ensure_future(closing)
@@ -177,6 +176,13 @@ class Link:
             return True
         self._stamp = stamp
         return False
+
+
+async def _closed(backends: Sequence[VersBackend], client: VersClient | None) -> None:
+    """Close them, the client last: by it a machine is told that nobody waits for a command any more."""
+    await asyncio.gather(*(backend.close() for backend in backends), return_exceptions=True)
+    if client is not None:
+        await client.aclose()
 
 
 def abandon(link: Link) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
+from langchain_vers.backends.vers import Transport
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.tools import files, machines, search, shell
@@ -45,6 +46,7 @@ class VersToolkit(BaseToolkit):
     ssh_endpoint: str | None = None
     ca_file: str | os.PathLike[str] | None = None
     data_dir: str | os.PathLike[str] | None = None
+    transport: Transport = "ssh"
     idle_pause: float | None = None
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
@@ -61,6 +63,7 @@ class VersToolkit(BaseToolkit):
         ssh_endpoint: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
+        transport: Transport | None = None,
         idle_pause: float | None = None,
         context: BackendContext | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class VersToolkit(BaseToolkit):
             "ssh_endpoint": ssh_endpoint,
             "ca_file": ca_file,
             "data_dir": data_dir,
+            "transport": transport,
             "idle_pause": idle_pause,
             "context": context,
         }

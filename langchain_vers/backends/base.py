@@ -205,3 +205,7 @@ class Snapshots(ABC):
     @abstractmethod
     async def branch(self, count: int = 1) -> list[str]:
         """`count` new machines as this one is now; their ids."""
+
+    @abstractmethod
+    def at(self, machine_id: str) -> Backend:
+        """Another machine of the same engine, with the same settings: one that `restore` or `branch` has made."""

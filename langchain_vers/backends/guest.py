@@ -12,14 +12,20 @@ While a command runs, a watcher in the session reads standard input. The end of 
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that
 does, so also those that have left the process group. A line instead of the end releases the watcher: background processes of a finished
 command live on.
+
+A transport that can give a program its whole input only at its start (`program`) has the session make a named pipe for the watcher; what it
+has to be told is written there by another program (`__vers_tell`), and the end of its input comes when the command's time has long run out.
 """
 
 from __future__ import annotations
 
+import base64
 import shlex
+from collections.abc import Sequence
 
-KEEP_LINES = 2000
-KEEP_BYTES = 50 * 1024
+_CHOOSER = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
+
+KEEP_LINES, KEEP_BYTES = 2000, 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
 _PREAMBLE = r"""
@@ -64,23 +70,31 @@ __vers_hold() {
   __held="$__held$1 " __more=1
 }
 
-# Only one succeeds for a log: the session that runs its command, or a caller that makes sure that it never will.
+# Only one succeeds for a log: the session that runs its command, or who makes sure that it never will.
 __vers_claim() {
   set -C
   true >"$1" || { set +C; [ ! -e "$1" ]; return; }
   set +C
 } 2>/dev/null
 
+# $1 is the log, or empty: then $2 is the mark.
 __vers_withdraw() {
-  if __vers_claim "$1"; then printf '+\n'; else printf '!begun\n'; fi
+  if __vers_claim "${1:-$__dir/$2.log}"; then printf '+\n'; else printf '!begun\n'; fi
 }
 
 __vers_exec() {
   cd -- "${2:-$HOME}" 2>/dev/null || { printf 'xcwd\0' >&2; exit 0; }
   __log=$__dir/$VERS_CALL.log
-  __vers_claim "$__log" || { printf 'xclaimed\0' >&2; exit 0; }
+  [ -z "$__in" ] || mkfifo -m 600 "$__in" || { printf 'xpipe\0' >&2; exit 0; }
+  __vers_claim "$__log" || { rm -f ${__in:+"$__in"}; printf 'xclaimed\0' >&2; exit 0; }
   printf 'b\0' >&2
-  __c=$1 __env=$3 __lines=$4 __bytes=$5
+  __c=$1 __env=$3 __lines=$4 __bytes=$5 __limit=$6
+}
+
+# Tell the watcher of mark $1 a line: k, kill the command; r, let go of it. A command that has not begun never will.
+__vers_tell() {
+  if __vers_claim "$__dir/$1.log"; then return; fi
+  [ ! -p "$__dir/$1.in" ] || printf '%s\n' "$2" 1<>"$__dir/$1.in"
 }
 
 __vers_fail() {
@@ -240,19 +254,30 @@ __vers_long() {
 }
 
 printf 'ready %s %s\n' "$VERS_CALL" "$__dir"
-__log= __mine=
+__log= __mine= __in= __hold=
+"""
+
+_WAIT = r"""
 IFS= read -r __line || exit 0
 eval "$__line"
+"""
+
+_COMMAND = r"""
 [ -n "$__log" ] || exit 0
+if [ -n "$__in" ]; then
+  sleep "${__limit:-2147483647}" >"$__in" 2>/dev/null &
+  __hold=$!
+  exec 0<"$__in"
+fi
 
 # A command runs here and not in a function, so that bash's messages about it begin as if it had been called by itself.
 # Neither the input nor the control descriptor is inherited by the command: a server that it leaves behind must hold nothing of the channel.
 exec 7<&0 0</dev/null 8>&2 2>/dev/null
 (
   exec >/dev/null
-  if IFS= read -r __v <&7; then printf 'r\0' >&8; exit 0; fi
+  if IFS= read -r __v <&7 && [ "$__v" != k ]; then printf 'r\0' >&8; exit 0; fi
   __vers_kill "$VERS_CALL" $$
-  rm -f "$__log.cwd"
+  rm -f "$__log.cwd" ${__in:+"$__in"}
   printf 'k\0' >&8
 ) &
 __w=$!
@@ -274,11 +299,11 @@ __w=$!
   trap '' PIPE
   exec tee -a "$__log"
 )
-kill -9 $__w
+kill -9 $__w $__hold
 wait $__w
 __v=$?
 exec >/dev/null 8>&-
-rm -f "$__log.cwd"
+rm -f "$__log.cwd" ${__in:+"$__in"}
 # A watcher that was not killed had let go before: the caller knows of the log, as background processes went on writing to it.
 [ "$__v" -ne 0 ] || exit 0
 set -- $(wc -lc <"$__log")
@@ -294,9 +319,9 @@ def boot(call: str) -> str:
     """
     # head, because a shell reads its input byte by byte: 20 ms for the functions. Busybox's may take more than it is told to, but nothing
     # else is sent before they answer.
-    read = f"__n='\n'; eval \"$(head -c {len(_FIRST)})\""
-    chooser = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
-    return f"exec env VERS_CALL={call} sh -c {shlex.quote(chooser)} sh {shlex.quote(read)}"
+    # No line break and no single quote in it: a csh takes neither within quotes.
+    read = f'__n=$(printf "\\nx"); __n=${{__n%x}}; eval "$(head -c {len(_FIRST)})"'
+    return f"exec env VERS_CALL={call} sh -c {shlex.quote(_CHOOSER)} sh {shlex.quote(read)}"
 
 
 def parse_ready(output: bytes, call: str) -> str | None:
@@ -336,6 +361,27 @@ def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, comma
     return guard + b" || " + refusal + b"; " + mine + line
 
 
+def program(line: bytes) -> tuple[list[str], str]:
+    """The arguments and the text for standard input that make one call, for a transport that has no more to give a program than these.
+
+    The text is base64, as the line may hold bytes that are no text. Such a transport may not have set HOME either.
+    """
+    opening = b'__n=\'\n\'\n: "${HOME:=$(eval echo "~$(id -un)")}"\nexport HOME\n'
+    text = base64.b64encode(opening + _PREAMBLE.encode() + b"__in=$__dir/$VERS_CALL.in\n" + line + _COMMAND.encode())
+    return ["/bin/sh", "-c", _CHOOSER, "sh", 'eval "$(base64 -d)"'], text.decode()
+
+
+def fed(line: bytes, payload: bytes) -> bytes:
+    """The same call with what it reads from its standard input, for `program`."""
+    return b"base64 -d <<'__END' | { " + line.rstrip(b"\n") + b"; }\n" + base64.b64encode(payload) + b"\n__END\n"
+
+
+def fed_by(line: bytes, files: Sequence[str]) -> bytes:
+    """The same call with these files, which it removes, on its standard input, for `program`."""
+    names = " ".join(map(shlex.quote, files)).encode()
+    return b"{ cat " + names + b"; rm -f " + names + b"; } | { " + line.rstrip(b"\n") + b"; }\n"
+
+
 def shortened(line: bytes) -> bytes:
     """The same call in the form that a session takes in fastest; only for calls behind which nothing is sent before they answer."""
     return line if len(line) < _LONG_LINE else f"__vers_long {len(line)}\n".encode() + line
@@ -346,8 +392,7 @@ def exports(env: dict[str, str]) -> str:
     return "; ".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
 
 
-_FIRST = _PREAMBLE.encode()
-
+_FIRST = (_PREAMBLE + _WAIT + _COMMAND).encode()
 _LONG_LINE = 1024
 """Bytes of a call from which starting a program to read it costs less than reading it byte by byte."""
 

@@ -12,7 +12,8 @@ import enum
 import math
 import secrets
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from langchain_vers.backends import guest
 from langchain_vers.backends.base import OutputCallback
@@ -24,6 +25,8 @@ KILL_SECONDS = 10.0
 """How long the machine may take to confirm that a command's processes are dead."""
 QUIET_SECONDS = 0.1
 """How long the output must be silent after a command's end when a background process of it still holds it open."""
+BACKSTOP_SECONDS = 60.0
+"""How long after its time limit a machine ends a command by itself, where its transport does not tell it that nobody waits any more."""
 _SLACK = 2
 """`Tail` drops its head when it holds this many times what it must keep, so that each byte is moved at most once on average."""
 
@@ -53,6 +56,36 @@ class Process(Protocol):
 
     def close(self) -> None:
         """End its input and give everything back, without waiting."""
+
+
+@runtime_checkable
+class RemoteProcess(Process, Protocol):
+    """A process on another machine, whose silence may mean something."""
+
+    received: int
+    """Pieces of output so far."""
+    on_close: Callable[[], None]
+    """Called once, when it has been given back."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it was not given back yet, and the other side has not ended it."""
+
+
+class Source(Protocol):
+    """Where the sessions on one machine come from. Coroutines of the I/O thread."""
+
+    losses: int
+    """Connections that broke by themselves."""
+
+    async def take(self) -> Session:
+        """A session that waits for its call."""
+
+    async def retire(self) -> None:
+        """As `close`, but calls that are under way end first."""
+
+    async def close(self) -> None:
+        """Give everything back. It can be used again afterwards."""
 
 
 class Session:

@@ -23,7 +23,7 @@ from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, 
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
 from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
-from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Interrupted, Missing, TakenOver, Unreachable, VersError
+from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, DiskFull, Interrupted, Missing, TakenOver, Unreachable, VersError
 
 _SLICE = 1024 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,6 +33,10 @@ class ShellBackend(Backend):
     """The primitives over sessions. A subclass implements `_session` (and `close`)."""
 
     _guard: Guard | None = None
+    silence = "look whether it runs"
+    """What to do when the machine does not answer, for errors."""
+    orphans = "and the machine kills what is left of it"
+    """What becomes of a command whose connection is lost, for errors."""
 
     @abstractmethod
     async def _session(self) -> Session:
@@ -66,8 +70,9 @@ class ShellBackend(Backend):
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
-        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES)
-        line = guest.shortened(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
+        limit = None if timeout is None else math.ceil(timeout + sessions.BACKSTOP_SECONDS)
+        line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES, limit)
+        line = self._worded(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
         if end is End.LOST and not running.control.begun and await self._withdrawn(session):
@@ -77,6 +82,10 @@ class ShellBackend(Backend):
         if stdin and end is End.REFUSED:  # the command did not come to remove it
             await self.exec(f"rm -f {stored}", cwd="/")
         return self._result(running, end, cwd, reconnects)
+
+    def _worded(self, line: bytes) -> bytes:
+        """A call behind which nothing is sent before it answers, in the form that the transport takes in fastest."""
+        return guest.shortened(line)
 
     async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[Running, End]:
         """See a command through to its end, and to its death if it has to be stopped."""
@@ -99,7 +108,7 @@ class ShellBackend(Backend):
         A connection that died while idle often shows it only after the next call has been sent.
         """
         try:
-            header, _ = await self._call(session.log_path, guest.call("withdraw", session.log_path))
+            header, _ = await self._call(session.log_path, guest.call("withdraw", session.log_path, session.mark))
         except VersError:
             return False
         return header == b""
@@ -114,40 +123,39 @@ class ShellBackend(Backend):
         """Give a waiting session its line. A connection that had died while idle is noticed here, before anything ran, and made anew
         once.
         """
-        session = await self._session()
-        try:
-            await session.process.send(line)
-        except Unreachable:
-            session.process.close()
-        else:
-            return session, 0
-        session = await self._session()
-        try:
-            await session.process.send(line)
-        except BaseException:
-            session.process.close()
-            raise
-        return session, 1
+        for reconnects in (0, 1):
+            session = await self._session()
+            try:
+                await session.process.send(line)
+            except BaseException as error:
+                session.process.close()
+                if reconnects or not isinstance(error, Unreachable):
+                    raise
+            else:
+                return session, reconnects
+        raise AssertionError  # the loop has no other end
 
     def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
         control, tail = running.control, running.tail
+        if end is End.REFUSED and control.refused == "pipe":
+            raise DiskFull(f"{self._where} has no room for what a command needs in its folder for temporary files; nothing was run")
         if end is End.REFUSED and control.refused == "owner":
             raise TakenOver(f"another process has taken over {self._where}; nothing was run", machine_id=self.machine_id)
         if end is End.REFUSED:
             raise Missing(
-                f"the working directory {cwd or '~'} does not exist on {self._where}; change to one that does (`cd` to an absolute path)",
+                f"the working directory {cwd or self.home or '~'} does not exist on {self._where}; change to one that does "
+                "(`cd` to an absolute path)",
                 machine_id=self.machine_id,
             )
         if end is End.SILENT:
             raise Unreachable(
-                f"{self._where} did not begin the command within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms, "
-                "and resume it with vers_vm_state",
+                f"{self._where} did not begin the command within {sessions.ANSWER_SECONDS:.0f} s; {self.silence}",
                 machine_id=self.machine_id,
             )
         if end is End.LOST:
             raise Interrupted(
-                f"the connection to {self._where} broke while the command ran; it may have run in part, and the machine kills what is left "
-                "of it: look at its effects before you run it again",
+                f"the connection to {self._where} broke while the command ran; it may have run in part, {self.orphans}: look at its "
+                "effects before you run it again",
                 output=tail.bytes(),
                 machine_id=self.machine_id,
             )
@@ -221,7 +229,7 @@ class ShellBackend(Backend):
             raise BadInput(f"offset and length must not be negative, not {offset} and {length}")
         if length == 0:
             return FileRead(b"", await self.stat(path, cwd=cwd))
-        header, data = await self._call(path, guest.call("read", path, cwd, offset, length))
+        header, data = await self._call(path, guest.call("read", path, cwd or self.home, offset, length))
         stat = parse_stat(header)
         wanted = max(0, stat.size - offset) if length is None else min(length, max(0, stat.size - offset))
         if len(data) < wanted:
@@ -235,7 +243,7 @@ class ShellBackend(Backend):
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         check_version(expect)
-        line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
+        line = guest.call("write", path, cwd or self.home, len(data), None if mode is None else f"{mode:o}", expect)
         # Replacing a file twice with the same content is harmless; a comparison would fail the second time for what the first has done.
         header, _ = await self._call(path, line, data, repeat=expect is None, changes=True)
         return parse_stat(header)
@@ -244,7 +252,7 @@ class ShellBackend(Backend):
         """See `Backend.stat`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
-        header, _ = await self._call(path, guest.call("stat", path, cwd))
+        header, _ = await self._call(path, guest.call("stat", path, cwd or self.home))
         return parse_stat(header)
 
     async def scan(
@@ -260,7 +268,7 @@ class ShellBackend(Backend):
         """See `Backend.scan`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
-        line = guest.call("scan", path, cwd, 0 if recursive else 1, 0 if ignored else 1)
+        line = guest.call("scan", path, cwd or self.home, 0 if recursive else 1, 0 if ignored else 1)
         header, data = await self._call(path, line)
         return select(parse_scan(header, data, with_rules=not ignored), pattern=pattern, limit=limit)
 
@@ -304,7 +312,7 @@ class ShellBackend(Backend):
                     chunks.append(data)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{self._where} did not answer about {path} within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms",
+                f"{self._where} did not answer about {path} within {sessions.ANSWER_SECONDS:.0f} s; {self.silence}",
                 machine_id=self.machine_id,
             ) from None
         finally:

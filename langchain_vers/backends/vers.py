@@ -1,4 +1,4 @@
-"""A Vers VM as a backend: sessions over SSH inside TLS, versions over the platform's API.
+"""A Vers VM as a backend: sessions over SSH inside TLS, or over the platform's API (`vers_http`); versions over the API.
 
 Where the VM's key comes from and what a failed connection means is decided here; making and deleting VMs is the platform client's business.
 """
@@ -9,19 +9,22 @@ import asyncio
 import contextlib
 import copy
 import ssl
-from typing import Self
+from typing import Literal, Self, get_args
 from weakref import WeakKeyDictionary
 
 from langchain_vers import idle
 from langchain_vers._io import io
-from langchain_vers.backends.base import Snapshots
+from langchain_vers.backends import sessions
+from langchain_vers.backends.base import ExecResult, Snapshots
+from langchain_vers.backends.http_process import HttpProcess
 from langchain_vers.backends.pool import SessionPool
-from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.sessions import End, RemoteProcess, Running, Session, Source
 from langchain_vers.backends.shell import ShellBackend
-from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
+from langchain_vers.backends.vers_http import HttpSessions
+from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
 from langchain_vers.platform.client import VersClient
 from langchain_vers.platform.models import VmSshKeyResponse
-from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
+from langchain_vers.platform.tunnel import SSHConnection
 
 CONNECT_SECONDS = 30.0
 SILENT_SECONDS = 2.0
@@ -29,27 +32,47 @@ SILENT_SECONDS = 2.0
 DOMAIN = "vm.vers.sh"
 PORT = 443
 
+Transport = Literal["ssh", "http"]
+"""What commands and files of a VM go over."""
+
 _contexts: WeakKeyDictionary[VersClient, ssl.SSLContext] = WeakKeyDictionary()
 """One TLS configuration for all VMs of a client: each holds all of the system's certificate authorities, about half a megabyte."""
+
+
+def check_transport(transport: Transport) -> Transport:
+    """The transport, if it is one.
+
+    Raises:
+        BadInput: it is none.
+    """
+    if transport not in get_args(Transport):
+        raise BadInput(f"transport must be 'ssh' or 'http', not {transport!r}")
+    return transport
 
 
 class VersBackend(ShellBackend, Snapshots):
     """Works on one VM over connections that are opened on first use and kept.
 
     `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key`
-    tells it afterwards.
+    tells it afterwards. `transport` "http" makes do with the platform's API, whose certificate vouches for the machine then.
+
+    Raises:
+        BadInput: another transport.
     """
 
     name = "vers"
     username = "root"
     """Who logs in on the VM."""
+    silence = "it may be paused: see vers_vms, and resume it with vers_vm_state"
 
-    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None) -> None:
+    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None, transport: Transport = "ssh") -> None:
         self.machine_id: str = vm_id
         self.host_key = host_key
         self._client = client
         self._key: VmSshKeyResponse | None = None
-        self._pool = SessionPool(self._connect, self._ready)
+        self.transport = check_transport(transport)
+        self._http = HttpSessions(client, vm_id, self._diagnosed) if transport == "http" else None
+        self._pool: Source = self._http or SessionPool(self._connect, self._ready)
         self._looks: set[asyncio.Task[None]] = set()
         self.rest: idle.Rest | None = None
         """What pauses the machine when it is idle, if anything does."""
@@ -74,11 +97,11 @@ class VersBackend(ShellBackend, Snapshots):
                 raise reason from error
             session = await self._pool.take()
         process = session.process
-        assert isinstance(process, SSHProcess)
+        assert isinstance(process, RemoteProcess)
         asyncio.get_running_loop().call_later(SILENT_SECONDS, self._suspect, process, process.received)
         return session
 
-    def _suspect(self, process: SSHProcess, received: int) -> None:
+    def _suspect(self, process: RemoteProcess, received: int) -> None:
         """A session was taken a while ago: if nothing has come since, another process may have paused the machine meanwhile."""
         if process.received == received and process.open:
             task = asyncio.get_running_loop().create_task(self._look_after())
@@ -126,6 +149,28 @@ class VersBackend(ShellBackend, Snapshots):
             timeout=CONNECT_SECONDS,
         )
 
+    # --- what differs over the API ---
+
+    @property
+    def orphans(self) -> str:  # type: ignore[override]  # read only
+        """See `ShellBackend.orphans`."""
+        if self._http is None:
+            return ShellBackend.orphans
+        return f"and runs on, until {sessions.BACKSTOP_SECONDS:.0f} s after its time limit if it has one"
+
+    def _worded(self, line: bytes) -> bytes:
+        return super()._worded(line) if self._http is None else line
+
+    async def _answer(self, path: str, line: bytes, payload: bytes | None) -> bytes:
+        if self._http is None or payload is None:
+            return await super()._answer(path, line, payload)
+        async with self._http.fed(line, payload) as whole:
+            return await super()._answer(path, whole, None)
+
+    def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
+        process = running.session.process
+        return super()._result(running, end, cwd, reconnects + (process.reattached if isinstance(process, HttpProcess) else 0))
+
     def _gone(self) -> Gone:
         return Gone(
             f"VM {self.machine_id} does not exist any more; attach to another with vers_vm_use, restore it from a commit with "
@@ -164,6 +209,10 @@ class VersBackend(ShellBackend, Snapshots):
     async def branch(self, count: int = 1) -> list[str]:
         """See `Snapshots.branch`."""
         return await self._client.branch_vm(self.machine_id, count=count)
+
+    def at(self, machine_id: str) -> VersBackend:
+        """See `Snapshots.at`."""
+        return VersBackend(self._client, machine_id, transport=self.transport)
 
     async def retire(self) -> None:
         """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""

@@ -200,6 +200,7 @@ class HttpCore:
         if call.body is not None:
             content = call.body.model_dump_json(exclude_unset=True).encode()
             headers["Content-Type"] = "application/json"
+        sent = False
         for attempt in itertools.count():
             key = await asyncio.to_thread(self.credentials.resolve)
             request = client.build_request(
@@ -219,6 +220,9 @@ class HttpCore:
                 repeatable = may_repeat(call.method, "X-Idempotency-Key" in headers, outcome.status_code)
             else:
                 error, asked = _no_answer(outcome, request.url.host, call, key, allowed), None
+                sent = sent or outcome.failure not in {Failure.NOT_SENT, Failure.UNTRUSTED}
+                if isinstance(error, Unreachable):
+                    error.unsent = not sent
                 repeatable = may_repeat(call.method, "X-Idempotency-Key" in headers, outcome.failure)
             jitter = random.random()  # noqa: S311 - spreads load, guards nothing
             pause = backoff_seconds(attempt, self.backoff, jitter) if asked is None else asked

@@ -1,26 +1,27 @@
-"""SSH inside TLS to one machine: a connection that many calls share, and processes on its channels.
+"""SSH to one machine: a connection that many calls share, and processes on its channels.
 
-The connection verifies the certificate, names the machine by SNI, pins the machine's host key, and stays open. It knows nothing of
-commands, files or pools: `backends/` decides what to run and how many connections to hold.
+What carries its bytes is a `Wire`: a network connection, inside TLS or not, or a channel of a connection to a jump host. Whom to trust and
+how to log in is the `Peer`'s business. A connection stays open; it knows nothing of commands, files or pools: `backends/` decides what to
+run and how many connections to hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import io as stdio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import paramiko
 from pydantic import SecretStr
 
 from langchain_vers._io import io
-from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Unreachable
-from langchain_vers.platform.tls_socket import TLSSocket
+from langchain_vers.errors import BadInput, Unreachable
+from langchain_vers.platform.loop_socket import LoopSocket
+from langchain_vers.platform.peers import Peer, fingerprint, translated
+from langchain_vers.platform.wires import ChannelWire, Wire
 
 WINDOW = 8 * 1024 * 1024
 """Receive window of a channel in bytes: what may be under way towards us, and so also the most that one channel can hold in memory."""
@@ -39,13 +40,10 @@ _LINGER_SECONDS = 5.0
 """How long a shell that has ended its output may take to tidy up before its channel is closed over its head."""
 _SMALL = 4096
 _PACKET = 32 * 1024
-_REKEY_BYTES = 1 << 40
-"""The SSH layer lies inside TLS 1.3, which renews its own keys; paramiko's own rekeying after 512 MB only stalls long transfers."""
-
-
-def fingerprint(key: paramiko.PKey) -> str:
-    """A host key's fingerprint as `ssh-keygen -l` prints it: "SHA256:" and unpadded base64."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+_REKEY_BYTES = 1 << 36
+"""After so many bytes keys are renewed, as OpenSSH does with AES (2**32 blocks); paramiko's own 512 MB only stalls long transfers."""
+_REKEY_PACKETS = 1 << 31
+"""The same in packets: the most that RFC 4344 allows."""
 
 
 def load_private_key(text: SecretStr) -> paramiko.PKey:
@@ -64,10 +62,12 @@ def load_private_key(text: SecretStr) -> paramiko.PKey:
 class SSHConnection:
     """One SSH connection to one machine. Coroutines of the I/O thread."""
 
-    def __init__(self, sock: TLSSocket, transport: paramiko.Transport, server_name: str) -> None:
+    def __init__(self, sock: Wire, transport: paramiko.Transport, peer: Peer) -> None:
         self._sock = sock
         self._transport = transport
-        self.server_name = server_name
+        self.peer = peer
+        self.below: SSHConnection | None = None
+        """The connection to the jump host whose channel carries this one, and which ends with it."""
         self.fingerprint = fingerprint(transport.get_remote_server_key())
         self._openings = asyncio.Semaphore(_OPENINGS)
         self.sending = asyncio.Lock()
@@ -87,35 +87,51 @@ class SSHConnection:
         pinned: str | None = None,
         timeout: float = 30.0,
     ) -> SSHConnection:
-        """Connect, check the host key against `pinned` (a `fingerprint`; None accepts any), log in. `timeout` in seconds bounds it all.
+        """Connect inside TLS, check the host key against `pinned` (a `fingerprint`; None accepts any), log in.
+
+        `timeout` in seconds bounds it all. Raises what `over` raises; `Unreachable` also for a certificate that is not the expected one.
+        """
+        key = load_private_key(private_key)
+
+        def check(found: paramiko.PKey) -> None:
+            if pinned is not None and fingerprint(found) != pinned:
+                raise Unreachable(
+                    f"{server_name} answered with SSH host key {fingerprint(found)}, but {pinned} was pinned when the thread was attached; "
+                    "if the machine was rebuilt on purpose, attach to it again with vers_vm_use"
+                )
+
+        def log_in(transport: paramiko.Transport) -> None:
+            transport.auth_publickey(username, key)
+
+        peer = Peer(server_name, check, log_in, f"{host}:{port}")
+        return await cls.over(partial(LoopSocket.connect, host, port, server_name=server_name, context=context), peer, timeout=timeout)
+
+    @classmethod
+    async def over(cls, connect: Callable[[], Awaitable[Wire]], peer: Peer, *, timeout: float = 30.0) -> SSHConnection:
+        """Have the wire laid, check the host key, log in. `timeout` in seconds bounds it all.
 
         Raises:
-            Unreachable: nobody answers, the certificate or the host key is not the expected one.
-            Denied: the machine refuses the key.
+            Unreachable: nobody answers, or not the machine that was meant.
+            Denied: the machine refuses the login.
             DeadlineExceeded: it took longer than `timeout`.
 
         """
-        key = load_private_key(private_key)
-        sock: TLSSocket | None = None
+        sock: Wire | None = None
         transport: paramiko.Transport | None = None
         try:
-            async with _translated(server_name, host, port), asyncio.timeout(timeout):
-                sock = await TLSSocket.connect(host, port, server_name=server_name, context=context)
-                transport = await io.blocking(_handshake, sock, timeout)
-                found = fingerprint(transport.get_remote_server_key())
-                if pinned is not None and found != pinned:
-                    raise Unreachable(
-                        f"{server_name} answered with SSH host key {found}, but {pinned} was pinned when the thread was attached; "
-                        "if the machine was rebuilt on purpose, attach to it again with vers_vm_use"
-                    )
-                await io.blocking(transport.auth_publickey, username, key)
+            async with translated(peer, opening=True), asyncio.timeout(timeout):
+                sock = await connect()
+                transport = await io.blocking(_handshake, sock, peer.key_types, timeout)
+                await io.blocking(peer.check, transport.get_remote_server_key())
+                await io.blocking(peer.log_in, transport)
                 transport.set_keepalive(KEEPALIVE_SECONDS)
-                return cls(sock, transport, server_name)
+                return cls(sock, transport, peer)
         except BaseException:
-            if transport is not None:
-                transport.close()
             if sock is not None:
                 sock.close()
+            if transport is not None:
+                io.in_background(transport.close)  # which waits for paramiko's thread
+            if sock is not None:
                 await sock.wait_closed()
             raise
 
@@ -133,7 +149,7 @@ class SSHConnection:
 
         """
         timeout = OPEN_SECONDS if timeout is None else timeout
-        async with _translated(self.server_name), asyncio.timeout(timeout), self._openings:
+        async with translated(self.peer), asyncio.timeout(timeout), self._openings:
             opening = asyncio.ensure_future(io.blocking(self._open_channel, command, timeout))
             try:
                 channel = await asyncio.shield(opening)
@@ -141,6 +157,31 @@ class SSHConnection:
                 opening.add_done_callback(_close_late)
                 raise
         return SSHProcess(self, channel)
+
+    async def wire_to(self, host: str, port: int, *, timeout: float) -> ChannelWire:
+        """A connection to another machine, which this one makes on its side. `timeout` is in seconds.
+
+        Raises:
+            Unreachable: this connection is broken, or the machine does not reach the other one, or must not.
+            DeadlineExceeded: no answer within `timeout` seconds.
+
+        """
+        async with translated(self.peer), asyncio.timeout(timeout):
+            opening = asyncio.ensure_future(io.blocking(self._open_way, host, port, timeout))
+            try:
+                return ChannelWire(await asyncio.shield(opening))
+            except BaseException:
+                opening.add_done_callback(_close_late)
+                raise
+
+    def _open_way(self, host: str, port: int, timeout: float) -> paramiko.Channel:
+        try:
+            return self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), window_size=WINDOW, timeout=timeout)
+        except paramiko.ChannelException as error:
+            raise Unreachable(
+                f"the jump host {self.peer.name} did not connect to {host}:{port} ({error.text}); check the name, and that the jump host "
+                "may forward connections"
+            ) from error
 
     def _open_channel(self, command: str, timeout: float) -> paramiko.Channel:
         channel = self._transport.open_session(window_size=WINDOW, timeout=timeout)
@@ -162,6 +203,8 @@ class SSHConnection:
         except RuntimeError:  # interpreter exit: the pool takes no more calls
             self._transport.close()
         await self._sock.wait_closed()
+        if self.below is not None:
+            await self.below.close()
 
 
 class SSHProcess:
@@ -200,7 +243,7 @@ class SSHProcess:
             Unreachable: the channel or the connection is closed.
 
         """
-        async with _translated(self._connection.server_name):
+        async with translated(self._connection.peer):
             if len(data) > _BULK:
                 await asyncio.to_thread(_send_all, self._channel, data)
             else:
@@ -209,7 +252,7 @@ class SSHProcess:
 
     async def send_eof(self) -> None:
         """End the process's standard input."""
-        async with _translated(self._connection.server_name), self._connection.sending:
+        async with translated(self._connection.peer), self._connection.sending:
             await io.blocking(self._channel.shutdown_write)
 
     async def receive(self) -> tuple[int, bytes]:
@@ -311,46 +354,18 @@ class _ThreadsafeEvent:
         """Clearing is the reader's business."""
 
 
-def _handshake(sock: TLSSocket, timeout: float) -> paramiko.Transport:
+def _handshake(sock: Wire, key_types: Sequence[str], timeout: float) -> paramiko.Transport:
     transport = paramiko.Transport(sock)  # type: ignore[arg-type]  # it has what paramiko needs of a socket
     transport.packetizer.REKEY_BYTES = _REKEY_BYTES
-    transport.packetizer.REKEY_PACKETS = _REKEY_BYTES
+    transport.packetizer.REKEY_PACKETS = _REKEY_PACKETS
     options = transport.get_security_options()
     preferred = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
     options.ciphers = [*preferred, *(cipher for cipher in options.ciphers if cipher not in preferred)]
+    wanted = [kind for kind in key_types if kind in options.key_types]
+    options.key_types = [*wanted, *(kind for kind in options.key_types if kind not in wanted)]
     try:
         transport.start_client(timeout=timeout)
     except BaseException:
         transport.close()
         raise
     return transport
-
-
-@asynccontextmanager
-async def _translated(server_name: str, host: str | None = None, port: int | None = None) -> AsyncIterator[None]:
-    """Foreign errors of a connection become ours."""
-    where = server_name if host is None else f"{server_name} (by way of {host}:{port})"
-    try:
-        yield
-    except (Unreachable, Denied, BadInput):
-        raise
-    except ssl.SSLCertVerificationError as error:
-        raise Unreachable(
-            f"the TLS certificate of {where} was refused ({error.verify_message}); "
-            "if it is signed by an authority of your own, set VERS_CA_FILE"
-        ) from error
-    except ssl.SSLError as error:
-        raise Unreachable(
-            f"the TLS connection to {where} failed ({error.reason or str(error) or type(error).__name__}); "
-            "check that the machine exists and runs"
-        ) from error
-    except paramiko.AuthenticationException as error:
-        raise Denied(f"{where} refused the machine's SSH key; attach to the machine again to fetch its present key") from error
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"{where} did not answer in time; check that the machine runs (vers_vms) and that the network is up"
-        ) from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise Unreachable(
-            f"the SSH connection to {where} failed ({str(error) or type(error).__name__}); check that the machine runs"
-        ) from error

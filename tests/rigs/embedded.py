@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from langchain_vers._io import run
-from langchain_vers.backends.vers import VersBackend
+from langchain_vers.backends.vers import Transport, VersBackend
 from langchain_vers.embedded.launcher import ServerInfo, ensure_running, find_running, stop
 from langchain_vers.platform import Credentials, Endpoints, VersClient
 
@@ -49,10 +49,10 @@ class EmbeddedVers:
         self._clients.append(client)
         return client
 
-    def new_backend(self, ssh_endpoint: str | None = None) -> VersBackend:
+    def new_backend(self, ssh_endpoint: str | None = None, transport: Transport = "ssh") -> VersBackend:
         """A backend on a new VM."""
         client = self.client(ssh_endpoint)
-        return VersBackend(client, run(client.create_vm(wait_boot=True)))
+        return VersBackend(client, run(client.create_vm(wait_boot=True)), transport=transport)
 
     def close(self) -> None:
         for client in self._clients:

@@ -73,6 +73,19 @@ class Sshd:
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.port
 
+    @property
+    def target(self) -> str:
+        """As people name it."""
+        return f"{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    @property
+    def known_hosts(self) -> Path:
+        """A file in which its present key stands."""
+        kind, key, *_ = (self.folder / "host.pub").read_text().split()
+        file = self.folder / "known_hosts"
+        file.write_text(f"[127.0.0.1]:{self.port} {kind} {key}\n")
+        return file
+
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -102,6 +115,25 @@ class Sshd:
             self.process.terminate()
             self.process.wait(60)
             self.process = None
+
+
+class KeyAgent:
+    """OpenSSH's agent as a child process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "agent"
+        self._process = subprocess.Popen([require("ssh-agent", "openssh-client"), "-D", "-a", str(self.socket)], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not self.socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def add(self, file: Path) -> None:
+        subprocess.run(["ssh-add", "-q", str(file)], check=True, env={**os.environ, "SSH_AUTH_SOCK": str(self.socket)})
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""A TLS connection of the I/O thread, shown to paramiko as a blocking socket.
+"""A network connection of the I/O thread, TLS or plain, shown to paramiko as a blocking socket.
 
 paramiko reads in one thread and writes from others, which one `ssl.SSLSocket` does not survive (`DECRYPTION_FAILED_OR_BAD_RECORD_MAC` under
 load). So asyncio alone owns the TLS state, and the two sides meet in a buffer with back-pressure both ways: no socket pair, no pump, no
@@ -25,7 +25,7 @@ connections.
 """
 
 
-class TLSSocket(asyncio.Protocol):
+class LoopSocket(asyncio.Protocol):
     """What `paramiko.Transport` needs of a socket, over an asyncio transport. `send` and `recv` must not be called on the I/O thread."""
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class TLSSocket(asyncio.Protocol):
         self.error: BaseException | None = None
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, server_name: str, context: ssl.SSLContext) -> TLSSocket:
-        """Open a verified TLS connection with `server_name` as SNI and as the name that the certificate must bear.
+    async def connect(cls, host: str, port: int, *, server_name: str | None = None, context: ssl.SSLContext | None = None) -> LoopSocket:
+        """Open a plain connection, or with `context` a verified TLS one with `server_name` as SNI and as the name of the certificate.
 
         Raises:
             OSError, ssl.SSLError: as asyncio raises them.
@@ -53,7 +53,12 @@ class TLSSocket(asyncio.Protocol):
         """
         loop = asyncio.get_running_loop()
         _, protocol = await loop.create_connection(
-            cls, host, port, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=_GOODBYE_SECONDS
+            cls,
+            host,
+            port,
+            ssl=context,
+            server_hostname=None if context is None else server_name,
+            ssl_shutdown_timeout=None if context is None else _GOODBYE_SECONDS,
         )
         return protocol
 
@@ -163,7 +168,7 @@ class TLSSocket(asyncio.Protocol):
         """Hand all of `data` to the I/O thread; waits while the network is behind."""
         self._writable.wait()
         if self._ended:
-            raise ConnectionResetError("the TLS connection is closed")
+            raise ConnectionResetError("the connection is closed")
         try:
             self._loop.call_soon_threadsafe(self._write, bytes(data))
         except RuntimeError as error:
