@@ -30,8 +30,9 @@ from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
+from langchain_vers.backends.registry import RESERVED, Registry, Source
 from langchain_vers.backends.vers import VersBackend
-from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
+from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Account, Link, abandon
 from langchain_vers.platform import Credentials, VersClient
@@ -39,6 +40,8 @@ from langchain_vers.turns import Place, Turns
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
 
+ENTRANCE_SECONDS = 60.0
+"""How long a registered backend may take to answer when a thread goes there."""
 STATUS_SECONDS = 3.0
 """How long `status` may take to learn a machine's state."""
 THREAD_LABEL = "langchain-vers-thread"
@@ -124,7 +127,7 @@ class BackendContext:
         self._home_vm = vm
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
-        self._registered: dict[str, Backend] = {}
+        self.registry = Registry()
         self._turns = Turns()
 
     # --- routing ---
@@ -213,10 +216,7 @@ class BackendContext:
             return self.local
         if attachment.backend == "vers" and attachment.machine_id is not None:
             return await self.machine(attachment.machine_id, attachment.host_key)
-        if attachment.backend not in self._registered:
-            known = ", ".join(sorted(self._registered)) or "none"
-            raise BadInput(f"no backend named {attachment.backend!r} is registered; registered are: {known}")
-        return self._registered[attachment.backend]
+        return await self.registry.backend(attachment.backend, attachment.machine_id)
 
     async def machine(self, vm_id: str, host_key: str | None = None) -> VersBackend:
         """The backend of one VM, shared by all threads and calls."""
@@ -262,6 +262,8 @@ class BackendContext:
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
         facts = {"cwd": cwd, "host_key": route.attachment.host_key or getattr(route.backend, "host_key", None)}
+        if route.attachment.machine_id is None:
+            facts["machine_id"] = route.backend.machine_id  # one that its backend has made for this call
         known = {name: fact for name, fact in facts.items() if fact is not None}
         self.whereabouts.learn(place, self.versions_of(place), route.attachment, **known)
 
@@ -302,20 +304,39 @@ class BackendContext:
             raise error
         await versions.retake(error.machine_id, error)
 
-    def register(self, name: str, backend: Backend) -> None:
-        """Offer a further backend under a name.
+    def register(self, name: str, backend: Source) -> None:
+        """Offer a further backend under a name: the backend itself, a spec such as "docker:python:3.12" (see `backends.registry`), or a
+        function that makes it. The last two are carried out when the first thread goes there.
 
         Raises:
-            BadInput: the name is taken by the package itself.
+            BadInput: the name is taken by the package itself, or the spec is of no kind that is known.
         """
-        if name in {"vers", "local"} or not name.isidentifier():
-            raise BadInput(f"{name!r} cannot name a backend; use an identifier other than 'vers' and 'local'")
-        self._registered[name] = backend
+        self.registry.add(name, backend)
 
     @property
-    def registered(self) -> Mapping[str, Backend]:
-        """The further backends, by name."""
-        return dict(self._registered)
+    def registered(self) -> list[str]:
+        """The names of the further backends."""
+        return self.registry.names
+
+    async def entrance(self, name: str) -> Attachment:
+        """Where a thread is when it goes to this machine ("local") or to a registered backend, which has just answered.
+
+        Raises:
+            BadInput: no backend of that name is registered. Denied: for "local", if work on this machine is not allowed.
+            Unreachable, Gone, Unsupported: it does not answer, or cannot be used here.
+        """
+        if name == "vers":
+            raise BadInput("a VM of Vers is chosen with vers_vm_use or vers_vm_create, and by programs with context.attach")
+        if name == HERE.backend:
+            await self.backend_of(HERE)
+            return HERE
+        backend = await self.registry.backend(name)
+        result = await backend.exec("pwd", timeout=ENTRANCE_SECONDS)
+        if result.timed_out:
+            raise Unreachable(f"the backend {name} did not answer within {ENTRANCE_SECONDS:.0f} s; stay where you are, or try again")
+        # Its threads share it, so it stands for no point of any conversation.
+        host_key = getattr(backend, "host_key", None)
+        return Attachment(backend=name, machine_id=backend.machine_id, cwd=result.cwd, host_key=host_key, shared=True)
 
     def attached_threads(self, vm_id: str) -> list[str | None]:
         """The threads (and workers of threads) that are attached to a VM."""
@@ -379,6 +400,23 @@ class BackendContext:
         self.whereabouts.tell(thread, attachment)
         return attachment
 
+    def use(self, name: str, config: RunnableConfig | None = None) -> Attachment:
+        """Move a thread to a registered backend, or with "local" to this machine; it stays where it is if the backend does not answer.
+
+        Raises:
+            As `entrance`.
+        """
+        return run(self._use(name, _thread(config)))
+
+    async def ause(self, name: str, config: RunnableConfig | None = None) -> Attachment:
+        """See `use`."""
+        return await on_io(self._use(name, _thread(config)))
+
+    async def _use(self, name: str, thread: str | None) -> Attachment:
+        attachment = await self.entrance(name)
+        self.whereabouts.tell(thread, attachment)
+        return attachment
+
     def detach(self, config: RunnableConfig | None = None) -> None:
         """Bring a thread back to this machine. The VM lives on."""
         self.whereabouts.tell(_thread(config), HERE)
@@ -403,6 +441,9 @@ class BackendContext:
 
     async def _status(self, thread: str | None) -> str:
         attachment = self.whereabouts.remembered(thread)
+        place = f", {attachment.cwd}" if attachment is not None and attachment.cwd else ""
+        if attachment is not None and attachment.backend not in RESERVED:
+            return f"{attachment.backend}: {attachment.machine_id or 'in use'}{place}"
         machine_id = attachment.machine_id if attachment is not None and attachment.backend == "vers" else None
         try:
             async with asyncio.timeout(STATUS_SECONDS):
@@ -420,7 +461,6 @@ class BackendContext:
             if machine_id is None:
                 return "vers: offline"
             state = "offline"
-        place = f", {attachment.cwd}" if attachment is not None and attachment.cwd else ""
         return f"vers: {short_id(machine_id or '')} {state}{place}"
 
     def close(self) -> None:
@@ -433,7 +473,7 @@ class BackendContext:
 
     async def _close(self) -> None:
         link, self._link = self._link, None
-        closing = [backend.close() for backend in (*self._registered.values(), self.local)]
+        closing = [self.registry.close(), self.local.close()]
         if link is not None and link.loop is asyncio.get_running_loop():
             closing.append(link.close())
         await asyncio.gather(*closing, return_exceptions=True)
