@@ -34,8 +34,9 @@ from langchain_vers.backends.registry import RESERVED, Registry, Source
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
 from langchain_vers.idle import check_seconds
-from langchain_vers.link import Account, Link, abandon
+from langchain_vers.link import Link
 from langchain_vers.platform import Credentials, VersClient
+from langchain_vers.trunk import Account
 from langchain_vers.turns import Place, Turns
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
@@ -78,8 +79,9 @@ class Route:
                 f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name"
             )
         rest = rest.lstrip("/")
-        if isinstance(self.backend, LocalBackend):  # its commands start elsewhere than at home
-            return f"{self.backend.user_home}/{rest}", None
+        user_home: str | None = getattr(self.backend, "user_home", None)
+        if user_home is not None:  # its commands start elsewhere than at home
+            return f"{user_home}/{rest}", None
         return rest or ".", None
 
 
@@ -115,7 +117,7 @@ class BackendContext:
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
-        self._account = Account(
+        account = Account(
             Credentials(api_key),
             base_url,
             ssh_endpoint,
@@ -123,11 +125,13 @@ class BackendContext:
             None if data_dir is None else Path(data_dir),
             check_seconds(idle_pause),
         )
-        self._link: Link | None = None
+        self.link = Link(account)
+        """What is held open, with other contexts of the same account. To be used on the I/O thread."""
         self._home_vm = vm
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
         self.registry = Registry()
+        weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
 
     # --- routing ---
@@ -145,8 +149,8 @@ class BackendContext:
         if versions is None or place.position is None or not _versioned(attachment):
             return Route(await self.backend_of(attachment), attachment)
         arrival = await versions.arrive(place.position, attachment, nearest=bool(place.settings.get("vers_nearest")))
-        backend = await self.backend_of(arrival.attachment)
-        assert isinstance(backend, VersBackend)
+        assert arrival.attachment.machine_id is not None
+        backend = await self.machine(arrival.attachment.machine_id, arrival.attachment.host_key)
         return Route(backend.guarded(versions.guard(None)), arrival.attachment, arrival)
 
     @asynccontextmanager
@@ -179,8 +183,10 @@ class BackendContext:
         Raises:
             BadInput: the saver was made with another context, or the run stores no checkpoints that machines could follow.
         """
-        versions = getattr(place.saver, "versions", None)
-        if not isinstance(versions, Versions) or place.position is None:
+        versions: Versions | None = getattr(place.saver, "versions", None)
+        if (
+            versions is None or not hasattr(versions, "arrive") or place.position is None
+        ):  # not by its class, which is another one after a reload
             return None
         if versions.context is not self:
             raise BadInput("the tools and the VersSaver of this graph have different contexts; make both with the same BackendContext")
@@ -221,16 +227,6 @@ class BackendContext:
     async def machine(self, vm_id: str, host_key: str | None = None) -> VersBackend:
         """The backend of one VM, shared by all threads and calls."""
         return await self.link.machine(vm_id, host_key)
-
-    @property
-    def link(self) -> Link:
-        """What is held open, on the I/O loop that is running now. To be used there only."""
-        link = self._link
-        if link is None or link.loop is not asyncio.get_running_loop():
-            # Another loop is one from before a fork, or before the I/O thread was closed: its connections are not ours to close any more.
-            link = self._link = Link(self._account)
-            weakref.finalize(self, abandon, link).atexit = False
-        return link
 
     @asynccontextmanager
     async def moving(self, place: Place) -> AsyncIterator[SetTo]:
@@ -472,11 +468,7 @@ class BackendContext:
         await on_io(self._close())
 
     async def _close(self) -> None:
-        link, self._link = self._link, None
-        closing = [self.registry.close(), self.local.close()]
-        if link is not None and link.loop is asyncio.get_running_loop():
-            closing.append(link.close())
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(self.registry.close(), self.local.close(), self.link.close(), return_exceptions=True)
 
     def __enter__(self) -> Self:
         return self
@@ -489,6 +481,12 @@ class BackendContext:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def abandon(link: Link, registry: Registry) -> None:
+    """Give back what a context held that nobody holds any more, without waiting. For any thread."""
+    link.abandon_soon()
+    registry.close_soon()
 
 
 def _versioned(attachment: Attachment) -> bool:

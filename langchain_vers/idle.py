@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.sessions import Session
@@ -112,8 +112,7 @@ class Rest:
         except BaseException:
             self._leave()
             raise
-        process = session.process
-        assert isinstance(process, SSHProcess)
+        process = cast("SSHProcess", session.process)
         given_back = process.on_close
 
         def closed() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -129,7 +129,7 @@ def _package(point: EntryPoint) -> str:
     return f"the package {point.dist.name}" if point.dist is not None else point.value
 
 
-def _checked(name: str, make: Callable[..., Any], arguments: Iterable[str], options: dict[str, Any]) -> Backend:
+def _checked(name: str, make: Callable[..., Any], arguments: Sequence[str], options: dict[str, Any]) -> Backend:
     try:
         made = make(*arguments, **options)
     except VersError:
@@ -250,9 +250,16 @@ class Registry:
 
     async def close(self) -> None:
         """Close what is offered; what was made here is made anew for further use, and finds its machines by the attachments to them."""
-        given = [offer.source for offer in self._offers.values() if isinstance(offer.source, Backend)]
+        await self._close([offer.source for offer in self._offers.values() if isinstance(offer.source, Backend)])
+
+    async def _close(self, given: Sequence[Backend]) -> None:
         replaced, self._replaced = self._replaced, []
         self._settle()
         io.forget(self)
         made = [backend for offer in (*self._offers.values(), *replaced) for backend in offer.own()]
         await asyncio.gather(*(backend.close() for backend in (*given, *made)), return_exceptions=True)
+
+    def close_soon(self) -> None:
+        """Close what was made here, without waiting; what was given stays with those who may still use it. For any thread."""
+        if self._loop is not None and io.runs(self._loop):
+            io.submit(self._close([]))

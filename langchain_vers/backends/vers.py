@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import copy
 import ssl
-from typing import Self
+from typing import Self, cast
 from weakref import WeakKeyDictionary
 
 from langchain_vers import idle
@@ -73,8 +73,7 @@ class VersBackend(ShellBackend, Snapshots):
             if (reason := await self._diagnosed(error)) is not None:
                 raise reason from error
             session = await self._pool.take()
-        process = session.process
-        assert isinstance(process, SSHProcess)
+        process = cast("SSHProcess", session.process)
         asyncio.get_running_loop().call_later(SILENT_SECONDS, self._suspect, process, process.received)
         return session
 
