@@ -197,6 +197,29 @@ class BackendContext:
             )
         return versions
 
+    async def glance(self, place: Place) -> Attachment | None:
+        """Where the next call at a place would begin, without moving, making or asking a machine; None if a worker's is still to be made.
+
+        Raises:
+            BadInput, Gone: as `versions_of`, and as `resolve_vm` for the VM that every thread is attached to.
+        """
+        versions = self.versions_of(place)
+        told = self.whereabouts._told.get(place.holder)
+        if told is not None:
+            return told
+        found = self.whereabouts.remembered(place.holder)
+        if versions is not None and place.position is not None:
+            found = versions.ledger.place(place.position) or (found if place.lane else None)
+        elif place.recalled is not None and self.whereabouts._calls.get(place.holder) != place.recalled[0]:
+            found = place.recalled[1]
+        return found or (None if place.lane else await self._beginning())
+
+    async def opened(self, attachment: Attachment) -> Backend | None:
+        """The backend of an attachment, as far as nothing has to be opened for that. Coroutine of the I/O thread."""
+        if attachment.backend == "vers":
+            return None if attachment.machine_id is None else self.link.open_machine(attachment.machine_id)
+        return await self.backend_of(attachment)
+
     async def attachment(self, thread: str | None) -> Attachment:
         """Where a thread was last; its backend is "local" as long as the thread has no machine."""
         return await self.whereabouts.last(thread)
