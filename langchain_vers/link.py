@@ -2,7 +2,7 @@
 
 All contexts of an account share one `Trunk`: a second toolkit, a cell of a notebook that is run again or a module that is reloaded finds
 the connections of the first. A context that is closed gives back what no other one uses. One that is dropped without being closed, as a
-reload does with it, leaves its connections to the others that are there, if there are any; the last one takes everything along.
+reload does with it, leaves its connections for a while to the others that are there, if there are any; the last one takes everything along.
 """
 
 from __future__ import annotations

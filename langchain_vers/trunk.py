@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from langchain_vers.embedded.launcher import ServerInfo
 
 logger = logging.getLogger("langchain_vers")
+LEFT_SECONDS = 300.0
+"""How long what a dropped context has left open waits for others to use it: a reload, or a cell that is run again, comes sooner."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Trunk:
         self._making = asyncio.Lock()
         self._machines: dict[str, VersBackend] = {}
         self._holders: dict[str, set[object]] = {}
+        self._left: asyncio.TimerHandle | None = None
         self._retiring: set[VersBackend] = set()
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -133,10 +136,21 @@ class Trunk:
             self._retiring.discard(backend)
 
     def pass_on(self, holder: object) -> None:
-        """A holder is gone, and others may look for what it had: its machines stay open until nobody uses the trunk any more."""
+        """A holder is gone, and others may look for what it had: its machines stay open for them, for a while."""
         self.users.discard(holder)
         for holders in self._holders.values():
             holders.discard(holder)
+        if self._left is not None:
+            self._left.cancel()
+        self._left = self.loop.call_later(LEFT_SECONDS, self._give_back_left)
+
+    def _give_back_left(self) -> None:
+        """Nobody has come for what was left."""
+        self._left = None
+        for vm_id in [vm_id for vm_id, holders in self._holders.items() if not holders]:
+            self.forget(vm_id, running=True)
+        if not self.users:
+            self._give_back()
 
     async def leave(self, holder: object) -> None:
         """Give back the machines that only this holder has used; everything, if nobody else uses the trunk. May be called twice."""
@@ -159,6 +173,9 @@ class Trunk:
     def _give_back(self) -> None:
         machines, self._machines = self._machines, {}
         self._holders.clear()
+        if self._left is not None:
+            self._left.cancel()
+            self._left = None
         client, self._client = self._client, None
         self._server = None
         for backend in (*machines.values(), *self._retiring):

@@ -136,8 +136,10 @@ def _checked(name: str, make: Callable[..., Any], arguments: Sequence[str], opti
         raise
     except TypeError as error:  # an argument that it does not have, or one that is missing
         raise BadInput(f"the backend {name} could not be made ({error})") from error
-    except ImportError as error:
-        raise Unsupported(f"the backend {name} cannot be used here ({error})") from error
+    except (ImportError, OSError) as error:
+        raise Unsupported(f"the backend {name} cannot be used here ({type(error).__name__}: {error})") from error
+    except Exception as error:  # whatever a foreign constructor does; its words may be anything, a secret among them
+        raise Unsupported(f"the backend {name} cannot be used here ({type(error).__name__}); see the cause of this error") from error
     if not isinstance(made, Backend):
         raise BadInput(f"the backend {name} could not be made: its factory gave a {type(made).__name__} and no Backend")
     return made
