@@ -213,7 +213,7 @@ def test_an_error_of_a_factory_is_the_threads(tmp_path: Path) -> None:
 def test_whatever_a_factory_raises_is_an_error_of_this_package() -> None:
     offered = Registry()
     offered.add("box", lambda: [][0])
-    offered.add("other", lambda: open("/no/such/socket"))
+    offered.add("other", lambda: Path("/no/such/socket").read_bytes())
     with pytest.raises(Unsupported, match=r"the backend box cannot be used here \(IndexError\)"):
         run(offered.backend("box"))
     with pytest.raises(Unsupported, match="No such file"):
