@@ -25,10 +25,10 @@ def kept(name: str, make: Callable[[], T]) -> T:
     return found
 
 
-def keep_classes(namespace: dict[str, Any]) -> None:
-    """Have the classes that a module has just defined be those of before its reload, for whoever catches or compares them."""
+def keep_classes(namespace: dict[str, Any], *names: str) -> None:
+    """Have the classes that a module has just defined (or only these) be those of before its reload: others catch and compare them."""
     module = namespace["__name__"]
     classes = kept(f"classes of {module}", dict[str, type])
     for name, value in list(namespace.items()):
-        if isinstance(value, type) and value.__module__ == module:
+        if isinstance(value, type) and value.__module__ == module and (not names or name in names):
             namespace[name] = classes.setdefault(name, value)

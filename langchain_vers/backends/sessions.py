@@ -14,6 +14,7 @@ import secrets
 import time
 from typing import Protocol
 
+from langchain_vers._process import keep_classes
 from langchain_vers.backends import guest
 from langchain_vers.backends.base import OutputCallback
 from langchain_vers.errors import Unreachable, VersError
@@ -149,6 +150,9 @@ class End(enum.Enum):
     REFUSED = "it was not started"
     SILENT = "the machine did not answer"
     LOST = "the connection broke"
+
+
+keep_classes(globals(), "End")  # compared in other modules, which may be reloaded before or after this one
 
 
 class Running:
