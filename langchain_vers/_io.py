@@ -18,6 +18,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from langchain_vers._process import kept
+
 T = TypeVar("T")
 Item = TypeVar("Item")
 _END = object()
@@ -255,13 +257,15 @@ class _Handle:
             self._done.set_result(task.result())
 
 
-# A reload of this module, as notebooks and hot reloaders do, must find the live connections again.
-io: IOThread = globals().get("io") or IOThread()
+def _start_of_process() -> IOThread:
+    made = IOThread()
+    atexit.register(made.close)
+    os.register_at_fork(after_in_child=made.after_fork)
+    return made
 
-if "_registered" not in globals():
-    atexit.register(io.close)
-    os.register_at_fork(after_in_child=io.after_fork)
-_registered = True
+
+# A reload of this module, as notebooks and hot reloaders do, must find the live connections again.
+io: IOThread = kept("io", _start_of_process)
 
 
 def run(coro: Coroutine[Any, Any, T]) -> T:

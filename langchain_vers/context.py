@@ -30,15 +30,19 @@ from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
+from langchain_vers.backends.registry import RESERVED, Registry, Source
 from langchain_vers.backends.vers import Transport, VersBackend, check_transport
-from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
+from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
 from langchain_vers.idle import check_seconds
-from langchain_vers.link import Account, Link, abandon
+from langchain_vers.link import Link
 from langchain_vers.platform import Credentials, VersClient
+from langchain_vers.trunk import Account
 from langchain_vers.turns import Place, Turns
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
 
+ENTRANCE_SECONDS = 60.0
+"""How long a registered backend may take to answer when a thread goes there."""
 STATUS_SECONDS = 3.0
 """How long `status` may take to learn a machine's state."""
 THREAD_LABEL = "langchain-vers-thread"
@@ -75,8 +79,9 @@ class Route:
                 f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name"
             )
         rest = rest.lstrip("/")
-        if isinstance(self.backend, LocalBackend):  # its commands start elsewhere than at home
-            return f"{self.backend.user_home}/{rest}", None
+        user_home: str | None = getattr(self.backend, "user_home", None)
+        if user_home is not None:  # its commands start elsewhere than at home
+            return f"{user_home}/{rest}", None
         return rest or ".", None
 
 
@@ -114,7 +119,7 @@ class BackendContext:
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
-        self._account = Account(
+        account = Account(
             Credentials(api_key),
             base_url,
             ssh_endpoint,
@@ -123,11 +128,13 @@ class BackendContext:
             check_transport(transport),
             check_seconds(idle_pause),
         )
-        self._link: Link | None = None
+        self.link = Link(account)
+        """What is held open, with other contexts of the same account. To be used on the I/O thread."""
         self._home_vm = vm
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
-        self._registered: dict[str, Backend] = {}
+        self.registry = Registry()
+        weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
 
     # --- routing ---
@@ -145,8 +152,8 @@ class BackendContext:
         if versions is None or place.position is None or not _versioned(attachment):
             return Route(await self.backend_of(attachment), attachment)
         arrival = await versions.arrive(place.position, attachment, nearest=bool(place.settings.get("vers_nearest")))
-        backend = await self.backend_of(arrival.attachment)
-        assert isinstance(backend, VersBackend)
+        assert arrival.attachment.machine_id is not None
+        backend = await self.machine(arrival.attachment.machine_id, arrival.attachment.host_key)
         return Route(backend.guarded(versions.guard(None)), arrival.attachment, arrival)
 
     @asynccontextmanager
@@ -179,8 +186,10 @@ class BackendContext:
         Raises:
             BadInput: the saver was made with another context, or the run stores no checkpoints that machines could follow.
         """
-        versions = getattr(place.saver, "versions", None)
-        if not isinstance(versions, Versions) or place.position is None:
+        versions: Versions | None = getattr(place.saver, "versions", None)
+        if (
+            versions is None or not hasattr(versions, "arrive") or place.position is None
+        ):  # not by its class, which is another one after a reload
             return None
         if versions.context is not self:
             raise BadInput("the tools and the VersSaver of this graph have different contexts; make both with the same BackendContext")
@@ -190,6 +199,29 @@ class BackendContext:
                 'nothing was run: use "async" or "sync"'
             )
         return versions
+
+    async def glance(self, place: Place) -> Attachment | None:
+        """Where the next call at a place would begin, without moving, making or asking a machine; None if a worker's is still to be made.
+
+        Raises:
+            BadInput, Gone: as `versions_of`, and as `resolve_vm` for the VM that every thread is attached to.
+        """
+        versions = self.versions_of(place)
+        told = self.whereabouts._told.get(place.holder)
+        if told is not None:
+            return told
+        found = self.whereabouts.remembered(place.holder)
+        if versions is not None and place.position is not None:
+            found = versions.ledger.place(place.position) or (found if place.lane else None)
+        elif place.recalled is not None and self.whereabouts._calls.get(place.holder) != place.recalled[0]:
+            found = place.recalled[1]
+        return found or (None if place.lane else await self._beginning())
+
+    async def opened(self, attachment: Attachment) -> Backend | None:
+        """The backend of an attachment, as far as nothing has to be opened for that. Coroutine of the I/O thread."""
+        if attachment.backend == "vers":
+            return None if attachment.machine_id is None else self.link.open_machine(attachment.machine_id)
+        return await self.backend_of(attachment)
 
     async def attachment(self, thread: str | None) -> Attachment:
         """Where a thread was last; its backend is "local" as long as the thread has no machine."""
@@ -216,24 +248,11 @@ class BackendContext:
             return self.local
         if attachment.backend == "vers" and attachment.machine_id is not None:
             return await self.machine(attachment.machine_id, attachment.host_key)
-        if attachment.backend not in self._registered:
-            known = ", ".join(sorted(self._registered)) or "none"
-            raise BadInput(f"no backend named {attachment.backend!r} is registered; registered are: {known}")
-        return self._registered[attachment.backend]
+        return await self.registry.backend(attachment.backend, attachment.machine_id)
 
     async def machine(self, vm_id: str, host_key: str | None = None) -> VersBackend:
         """The backend of one VM, shared by all threads and calls."""
         return await self.link.machine(vm_id, host_key)
-
-    @property
-    def link(self) -> Link:
-        """What is held open, on the I/O loop that is running now. To be used there only."""
-        link = self._link
-        if link is None or link.loop is not asyncio.get_running_loop():
-            # Another loop is one from before a fork, or before the I/O thread was closed: its connections are not ours to close any more.
-            link = self._link = Link(self._account)
-            weakref.finalize(self, abandon, link).atexit = False
-        return link
 
     @asynccontextmanager
     async def moving(self, place: Place) -> AsyncIterator[SetTo]:
@@ -275,6 +294,8 @@ class BackendContext:
     def note(self, place: Place, route: Route, *, cwd: str | None = None) -> None:
         """Remember what a call on a route has taught: the directory that it left, the host key that the machine showed."""
         facts = {"cwd": cwd, "host_key": route.attachment.host_key or getattr(route.backend, "host_key", None)}
+        if route.attachment.machine_id is None:
+            facts["machine_id"] = route.backend.machine_id  # one that its backend has made for this call
         known = {name: fact for name, fact in facts.items() if fact is not None}
         self.whereabouts.learn(place, self.versions_of(place), route.attachment, **known)
 
@@ -315,20 +336,39 @@ class BackendContext:
             raise error
         await versions.retake(error.machine_id, error)
 
-    def register(self, name: str, backend: Backend) -> None:
-        """Offer a further backend under a name.
+    def register(self, name: str, backend: Source) -> None:
+        """Offer a further backend under a name: the backend itself, a spec such as "docker:python:3.12" (see `backends.registry`), or a
+        function that makes it. The last two are carried out when the first thread goes there.
 
         Raises:
-            BadInput: the name is taken by the package itself.
+            BadInput: the name is taken by the package itself, or the spec is of no kind that is known.
         """
-        if name in {"vers", "local"} or not name.isidentifier():
-            raise BadInput(f"{name!r} cannot name a backend; use an identifier other than 'vers' and 'local'")
-        self._registered[name] = backend
+        self.registry.add(name, backend)
 
     @property
-    def registered(self) -> Mapping[str, Backend]:
-        """The further backends, by name."""
-        return dict(self._registered)
+    def registered(self) -> list[str]:
+        """The names of the further backends."""
+        return self.registry.names
+
+    async def entrance(self, name: str) -> Attachment:
+        """Where a thread is when it goes to this machine ("local") or to a registered backend, which has just answered.
+
+        Raises:
+            BadInput: no backend of that name is registered. Denied: for "local", if work on this machine is not allowed.
+            Unreachable, Gone, Unsupported: it does not answer, or cannot be used here.
+        """
+        if name == "vers":
+            raise BadInput("a VM of Vers is chosen with vers_vm_use or vers_vm_create, and by programs with context.attach")
+        if name == HERE.backend:
+            await self.backend_of(HERE)
+            return HERE
+        backend = await self.registry.backend(name)
+        result = await backend.exec("pwd", timeout=ENTRANCE_SECONDS)
+        if result.timed_out:
+            raise Unreachable(f"the backend {name} did not answer within {ENTRANCE_SECONDS:.0f} s; stay where you are, or try again")
+        # Its threads share it, so it stands for no point of any conversation.
+        host_key = getattr(backend, "host_key", None)
+        return Attachment(backend=name, machine_id=backend.machine_id, cwd=result.cwd, host_key=host_key, shared=True)
 
     def attached_threads(self, vm_id: str) -> list[str | None]:
         """The threads (and workers of threads) that are attached to a VM."""
@@ -392,6 +432,23 @@ class BackendContext:
         self.whereabouts.tell(thread, attachment)
         return attachment
 
+    def use(self, name: str, config: RunnableConfig | None = None) -> Attachment:
+        """Move a thread to a registered backend, or with "local" to this machine; it stays where it is if the backend does not answer.
+
+        Raises:
+            As `entrance`.
+        """
+        return run(self._use(name, _thread(config)))
+
+    async def ause(self, name: str, config: RunnableConfig | None = None) -> Attachment:
+        """See `use`."""
+        return await on_io(self._use(name, _thread(config)))
+
+    async def _use(self, name: str, thread: str | None) -> Attachment:
+        attachment = await self.entrance(name)
+        self.whereabouts.tell(thread, attachment)
+        return attachment
+
     def detach(self, config: RunnableConfig | None = None) -> None:
         """Bring a thread back to this machine. The VM lives on."""
         self.whereabouts.tell(_thread(config), HERE)
@@ -416,6 +473,9 @@ class BackendContext:
 
     async def _status(self, thread: str | None) -> str:
         attachment = self.whereabouts.remembered(thread)
+        place = f", {attachment.cwd}" if attachment is not None and attachment.cwd else ""
+        if attachment is not None and attachment.backend not in RESERVED:
+            return f"{attachment.backend}: {attachment.machine_id or 'in use'}{place}"
         machine_id = attachment.machine_id if attachment is not None and attachment.backend == "vers" else None
         try:
             async with asyncio.timeout(STATUS_SECONDS):
@@ -433,7 +493,6 @@ class BackendContext:
             if machine_id is None:
                 return "vers: offline"
             state = "offline"
-        place = f", {attachment.cwd}" if attachment is not None and attachment.cwd else ""
         return f"vers: {short_id(machine_id or '')} {state}{place}"
 
     def close(self) -> None:
@@ -445,11 +504,7 @@ class BackendContext:
         await on_io(self._close())
 
     async def _close(self) -> None:
-        link, self._link = self._link, None
-        closing = [backend.close() for backend in (*self._registered.values(), self.local)]
-        if link is not None and link.loop is asyncio.get_running_loop():
-            closing.append(link.close())
-        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(self.registry.close(), self.local.close(), self.link.close(), return_exceptions=True)
 
     def __enter__(self) -> Self:
         return self
@@ -462,6 +517,12 @@ class BackendContext:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def abandon(link: Link, registry: Registry) -> None:
+    """Give back what a context held that nobody holds any more, without waiting. For any thread."""
+    link.abandon_soon()
+    registry.close_soon()
 
 
 def _versioned(attachment: Attachment) -> bool:

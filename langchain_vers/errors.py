@@ -21,6 +21,8 @@ Every message is one sentence for a person or a model: what happened, to what, w
 
 from __future__ import annotations
 
+from langchain_vers._process import keep_classes
+
 
 class VersError(Exception):
     """Root of all errors raised on purpose by this package.
@@ -117,3 +119,7 @@ class Unsupported(ServerFault, NotImplementedError):
 
 class DiskFull(VersError, OSError):
     """No room left where the data should go; the old content is whole."""
+
+
+# Who holds a machine from before a reload catches what it raises after it, and the other way round.
+keep_classes(globals())

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.sessions import RemoteProcess, Session
@@ -111,8 +111,7 @@ class Rest:
         except BaseException:
             self._leave()
             raise
-        process = session.process
-        assert isinstance(process, RemoteProcess)
+        process = cast("RemoteProcess", session.process)
         given_back = process.on_close
 
         def closed() -> None:

@@ -19,6 +19,8 @@ from langchain_vers.steps import Key, Position, depth, task_below
 
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
+USER_COMMAND = "vers_command"
+"""In the `additional_kwargs` of a message that holds the output of a person's own command: its facts, see `user_commands.facts_of`."""
 _REMEMBERED = 4096
 _FAILED = (
     "an earlier call of the same message was to change which machine is used, and it failed; nothing was run here: "
@@ -74,7 +76,7 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     facts["settings"] = {key: value for key, value in configurable.items() if key.startswith(("vers_", "__pregel_durability"))}
     if thread is not None:
         facts["position"] = _position(thread, configurable, runtime, lane)
-    messages = _messages(getattr(runtime, "state", None))
+    messages = messages_of(getattr(runtime, "state", None))
     message = _message_with(call_id, messages)
     facts["recalled"] = _recalled(messages, message)
     if message is None:
@@ -123,16 +125,20 @@ def _recalled(messages: Sequence[Any], message: Any) -> tuple[str, Attachment] |
     """The last call before a message that says where it left the thread."""
     before = messages if message is None else messages[: messages.index(message)]
     for answer in reversed(before):
-        artifact = getattr(answer, "artifact", None)
+        call_id, artifact = getattr(answer, "tool_call_id", ""), getattr(answer, "artifact", None)
+        facts = getattr(answer, "additional_kwargs", {}).get(USER_COMMAND)
+        if isinstance(facts, Mapping):
+            call_id, artifact = facts.get("call_id"), facts.get("artifact")
         if isinstance(artifact, Mapping) and isinstance(artifact.get("attachment"), Mapping):
             try:
-                return str(getattr(answer, "tool_call_id", "")), Attachment.model_validate(artifact["attachment"])
+                return str(call_id), Attachment.model_validate(artifact["attachment"])
             except ValueError:
                 continue
     return None
 
 
-def _messages(state: object) -> Sequence[Any]:
+def messages_of(state: object) -> Sequence[Any]:
+    """The messages of a graph's state, whatever kind of state it is; empty if it has none."""
     found = state.get("messages") if isinstance(state, Mapping) else state if isinstance(state, list) else getattr(state, "messages", None)
     return found if isinstance(found, Sequence) else ()
 

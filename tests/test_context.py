@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from agents import Runner
 
-from langchain_vers import _io
+from langchain_vers import _io, trunk
 from langchain_vers.embedded import launcher
 from langchain_vers.errors import BadInput
 from langchain_vers.toolkit import VersToolkit
@@ -94,9 +94,14 @@ def test_closing_leaves_nothing_and_the_context_works_again(make_toolkit: Any) -
     toolkit.close()
 
 
-def test_a_context_that_nobody_holds_gives_its_connections_back(make_toolkit: Any, vers_data: Path) -> None:
+@pytest.mark.parametrize("last", [True, False], ids=["the last one", "others are there"])
+def test_a_context_that_nobody_holds_gives_its_connections_back(
+    last: bool, make_toolkit: Any, vers_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not last:
+        monkeypatch.setattr(trunk, "LEFT_SECONDS", 0.1)
     before = sockets()
-    toolkit = VersToolkit(data_dir=vers_data)
+    toolkit = VersToolkit(data_dir=vers_data, idle_pause=3600 if last else None)  # an account of its own, or that of the fixture
     one(toolkit, "vers_vm_create")
     del toolkit
     gc.collect()

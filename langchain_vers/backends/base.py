@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from langchain_vers._process import keep_classes
+
 OutputCallback = Callable[[bytes], Awaitable[None] | None]
 """Called on the I/O thread with each chunk of merged output as it arrives; chunks may split UTF-8 sequences."""
 
@@ -209,3 +211,7 @@ class Snapshots(ABC):
     @abstractmethod
     def at(self, machine_id: str) -> Backend:
         """Another machine of the same engine, with the same settings: one that `restore` or `branch` has made."""
+
+
+# A backend from before a reload is a backend after it.
+keep_classes(globals())

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from langchain_vers._process import keep_classes
 from langchain_vers.backends import guest
 from langchain_vers.backends.base import OutputCallback
 from langchain_vers.errors import Unreachable, VersError
@@ -182,6 +183,9 @@ class End(enum.Enum):
     REFUSED = "it was not started"
     SILENT = "the machine did not answer"
     LOST = "the connection broke"
+
+
+keep_classes(globals(), "End")  # compared in other modules, which may be reloaded before or after this one
 
 
 class Running:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import copy
 import ssl
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast, get_args
 from weakref import WeakKeyDictionary
 
 from langchain_vers import idle
@@ -96,8 +96,7 @@ class VersBackend(ShellBackend, Snapshots):
             if (reason := await self._diagnosed(error)) is not None:
                 raise reason from error
             session = await self._pool.take()
-        process = session.process
-        assert isinstance(process, RemoteProcess)
+        process = cast("RemoteProcess", session.process)
         asyncio.get_running_loop().call_later(SILENT_SECONDS, self._suspect, process, process.received)
         return session
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +24,8 @@ from langchain_vers.errors import BadInput, Denied
 DEFAULT_BASE_URL = "https://api.vers.sh/api/v1"
 API_PATH = "/api/v1"
 LOOKED_UP = "the api_key argument, VERS_API_KEY, ~/.vers/keys.json and ~/.vers/config.json"
+
+_FILES = ("keys.json", "config.json")
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\Z")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -81,7 +83,7 @@ class Credentials:
             return _checked(environ["VERS_API_KEY"], "the environment variable VERS_API_KEY")
         folder = self._folder()
         if folder is not None:
-            for name, lookup in (("keys.json", _from_keys), ("config.json", _from_config)):
+            for name, lookup in zip(_FILES, (_from_keys, _from_config), strict=True):
                 path = folder / name
                 content = _read_json(path)
                 found = None if content is None else lookup(content, path)
@@ -89,6 +91,14 @@ class Credentials:
                     return _checked(found, str(path))
         msg = f"No Vers API key was found in {LOOKED_UP}; set VERS_API_KEY, or log in with the Vers command line."
         raise Denied(msg)
+
+    def identity(self) -> Hashable:
+        """Equal for credentials that find the same key from the same place; a key in it is hidden from whoever prints it."""
+        if self._api_key is not None:
+            return self._api_key if isinstance(self._api_key, Hashable) else id(self._api_key)
+        environ, folder = os.environ if self._environ is None else self._environ, self._folder()
+        files = () if folder is None else tuple(name for name in _FILES if os.access(folder / name, os.F_OK))  # never an error
+        return None if self._environ is None else id(self._environ), SecretStr(environ.get("VERS_API_KEY") or ""), str(folder), files
 
     def _folder(self) -> Path | None:
         try:

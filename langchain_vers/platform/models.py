@@ -28,6 +28,8 @@ from pydantic import (
     model_validator,
 )
 
+from langchain_vers._process import keep_classes
+
 
 class VmState(StrEnum):
     """The state of a VM. A state that is not listed here becomes a member of its own that prints as it was spelled."""
@@ -555,3 +557,7 @@ class OrchestratorVersion(Model):
     executable_name: str
     workspace_version: str
     git_hash: str
+
+
+# A client from before a reload takes what is made after it.
+keep_classes(globals())

@@ -268,12 +268,9 @@ async def vm_copy(call: Call, *, source: str, destination: str, recursive: bool 
 
 async def use_backend(call: Call, *, name: str) -> Answer:
     async with call.context.moving(call.place) as set_to:
-        if name == "vers":
-            raise BadInput("a VM of Vers is chosen with vers_vm_use or vers_vm_create")
-        attachment = Attachment(backend=name)
-        await call.context.backend_of(attachment)
+        attachment = await call.context.entrance(name)
         set_to(attachment)
-    return Answer(f"Commands now run on {name}", {"backend": name, "machine_id": None})
+    return Answer(f"Commands now run on {name}", {"backend": name, "machine_id": attachment.machine_id, "cwd": attachment.cwd})
 
 
 async def _named(call: Call, vm_id: str | None) -> str:
