@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -121,7 +123,7 @@ class BubblewrapBackend(ShellBackend):
                 copy = Path(copies, str(number))
                 if not copy.exists():
                     Path(copies).mkdir(exist_ok=True)
-                    _tool("cp", "-a", "--reflink=auto", "--", host, str(copy))
+                    run_tool("cp", "-a", "--reflink=auto", "--", host, str(copy))
                 binds.append(Mount(str(copy), mount.guest, "rw"))
             else:
                 binds.append(Mount(host, mount.guest, mount.mode))
@@ -224,7 +226,16 @@ def _folder(path: str, what: str) -> str:
     return found
 
 
-def _tool(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, check=False)
+def run_tool(*command: str) -> None:
+    """Run a program of this machine on its files. Blocks.
+
+    Raises:
+        DiskFull: no room.
+        Unreachable: it failed.
+    """
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if done.returncode != 0:
-        raise Unreachable(f"`{command[0]}` failed on this machine: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        if os.strerror(errno.ENOSPC) in said:
+            raise DiskFull(f"no room is left on this machine's disk for a copy: {said}")
+        raise Unreachable(f"`{shlex.join(command[:5])} ...` failed on this machine: {said}")

@@ -73,13 +73,12 @@ def processes_with(mark: str) -> list[int]:
 @contextlib.contextmanager
 def bystander(mark: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process of this machine that has nothing to do with any sandbox, with the mark in its command line and its environment."""
-    program = "import sys; sys.stdout.write('up'); sys.stdout.flush(); sys.stdin.read()"
     child = subprocess.Popen(
-        [sys.executable, "-c", program, mark], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "BYSTANDER": mark}
+        ["sh", "-c", "echo up; read -r _", mark], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "BYSTANDER": mark}
     )
     assert child.stdin is not None and child.stdout is not None
     try:
-        assert child.stdout.read(2) == b"up"
+        assert child.stdout.readline() == b"up\n"
         yield child
     finally:
         child.kill()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rigs.programs import require
+from rigs.users import ROOT, folder_of_ordinary_user, ordinary_user
 
 from langchain_vers._io import run
 from langchain_vers.backends.base import Backend
@@ -23,6 +24,25 @@ class TestEscapes(EscapeConformance):
         backend = BubblewrapBackend(tmp_path, limits=LIMITS)
         yield backend
         run(backend.close())
+
+    @pytest.fixture
+    def bounds(self) -> Bounds:
+        return Bounds(processes=64, disk=32 * MiB)
+
+
+@pytest.mark.skipif(not ROOT, reason="an ordinary user has run these tests already")
+class TestAsAnOrdinaryUser(EscapeConformance):
+    """With resource limits instead of control groups, and without root's rights on this side."""
+
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+        require("bwrap", "bubblewrap")
+        with folder_of_ordinary_user() as folder, ordinary_user():
+            monkeypatch.setattr("tempfile.tempdir", str(folder))
+            (folder / "workspace").mkdir()
+            backend = BubblewrapBackend(folder / "workspace", limits=LIMITS)
+            yield backend
+            run(backend.close())
 
     @pytest.fixture
     def bounds(self) -> Bounds:
