@@ -110,10 +110,14 @@ class BubblewrapBackend(ShellBackend):
             own=own,
             system=jail.system_folders(),
             hidden=jail.hidden_files(),
-            binds=self._binds(f"{own}/copies"),
+            binds=self._binds(self._copies(own)),
             scratch=self._limits.scratch,
             network=self._network,
         )
+
+    def _copies(self, own: str) -> str:
+        """Where copies of mounts are kept."""
+        return f"{own}/copies"
 
     def _binds(self, copies: str) -> list[Mount]:
         binds = []

@@ -124,12 +124,10 @@ class LayeredBubblewrapBackend(BubblewrapBackend, Snapshots):
     def _made_of(self, own: str) -> jail.Jail:
         found = super()._made_of(own)
         self._below = found.workspace
-        return replace(
-            found,
-            workspace=str(self._machine / "merged"),
-            home=str(self._machine / "home"),
-            binds=self._binds(str(self._machine / "copies")),
-        )
+        return replace(found, workspace=str(self._machine / "merged"), home=str(self._machine / "home"))
+
+    def _copies(self, own: str) -> str:
+        return str(self._machine / "copies")
 
     def _before(self) -> Sequence[str]:
         return [*AS_ROOT, "--mount", "sh", "-c", _MOUNT, "sh", str(self._machine), self._below]
