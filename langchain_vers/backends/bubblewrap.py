@@ -68,6 +68,7 @@ class BubblewrapBackend(ShellBackend):
         self._watch: Watch | None = None
         self._sandbox: Sandbox | None = None
         self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Sandbox]] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._workspace!r})"
@@ -80,6 +81,13 @@ class BubblewrapBackend(ShellBackend):
     # --- the sandbox ---
 
     async def _running(self) -> Sandbox:
+        # A start is brought to its end also when nobody waits for it any more: half of one could not be taken back.
+        task = asyncio.get_running_loop().create_task(self._ensured())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _ensured(self) -> Sandbox:
         async with self._starting:
             if self._sandbox is not None and not self._sandbox.alive:
                 await self._sandbox.end("it had ended")
@@ -141,7 +149,13 @@ class BubblewrapBackend(ShellBackend):
         return ()
 
     async def _session(self) -> Session:
-        return await (await self._running()).session()
+        sandbox = await self._running()
+        try:
+            return await sandbox.session()
+        except Unreachable:
+            if sandbox.alive:
+                raise
+        return await (await self._running()).session()  # it had died unnoticed, and nothing has run in it yet
 
     async def close(self) -> None:
         """End the sandbox with all that runs in it. The next call begins another."""
@@ -194,8 +208,8 @@ class BubblewrapBackend(ShellBackend):
         return running, end
 
     async def _withdrawn(self, session: Session) -> bool:
-        # What would tell whether the command began has gone with the sandbox.
-        return False
+        # A pipe loses nothing: without the word that the command has begun, it has not.
+        return True
 
     async def _kill(self, running: Running) -> None:
         """Kill a command's processes from outside, where nothing that it does to the sandbox is in the way; else, end the sandbox."""

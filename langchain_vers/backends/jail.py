@@ -47,7 +47,17 @@ _RESERVED = ("/proc", "/dev", "/sys", "/run", "/tmp", "/etc", "/usr", "/bin", "/
 
 # To root without capabilities the kernel still gives what the owner of a file may do, and all of these are root's. bwrap covers them where
 # it finds that it may write, which it finds wrongly for /proc/sys.
-_KERNEL = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi", "/proc/mtrr")
+_KERNEL = (
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/irq",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/pressure",
+    "/proc/acpi",
+    "/proc/scsi",
+    "/proc/mtrr",
+)
 _SECRET_KERNEL = (
     "/proc/kcore",
     "/proc/keys",

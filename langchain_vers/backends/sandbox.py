@@ -269,8 +269,11 @@ class Sandbox:
         return task
 
     async def answers(self) -> bool:
-        """Whether it is there."""
-        return self.alive and await self._zygote.answers()
+        """Whether it is there; one that does not answer is ended."""
+        if self.alive and await self._zygote.answers():
+            return True
+        await self.end("it did not answer any more")
+        return False
 
     # --- processes ---
 
