@@ -56,7 +56,8 @@ _WAYS = {
     "apart": 'env -i PATH="$PATH" setsid sh $S.apart &',
     "daemon": "setsid sh -c '(sh $S.daemon &) &'",
 }
-_PLACES = (".", "$HOME", "/tmp", "/var/tmp", "/dev/shm", "/run", "/")  # noqa: S108  # in the sandbox
+PLACES = (".", "$HOME", "/tmp", "/var/tmp", "/dev/shm", "/run", "/")  # noqa: S108  # in the sandbox
+"""Folders of the sandbox that a command may try to fill."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class EscapeConformance(Conformance):
         assert await self._works(backend)
         await _gone(mark)
 
-    @pytest.fixture(params=_PLACES)
+    @pytest.fixture(params=PLACES)
     def where(self, request: pytest.FixtureRequest) -> str:
         """A folder of the sandbox that a command may try to fill."""
         place: str = request.param

@@ -9,7 +9,7 @@ from rigs.embedded import EmbeddedVers
 
 from langchain_vers._io import run
 from langchain_vers.backends.base import Backend
-from langchain_vers.testing.escapes import Bounds, EscapeConformance, MiB
+from langchain_vers.testing.escapes import PLACES, Bounds, EscapeConformance, MiB
 
 
 class TestOnNamespaces(EscapeConformance):
@@ -27,6 +27,11 @@ class TestOnNamespaces(EscapeConformance):
     @pytest.mark.xfail(strict=True, reason="the engine bounds no number of processes; it says so in its `limits`")
     async def test_fork_bomb_is_contained(self, backend: Backend, bounds: Bounds) -> None:
         await super().test_fork_bomb_is_contained(backend, bounds)
+
+    @pytest.fixture(params=[".", *(pytest.param(place, marks=pytest.mark.full) for place in PLACES if place != ".")])
+    def where(self, request: pytest.FixtureRequest) -> str:
+        place: str = request.param
+        return place
 
     @pytest.mark.xfail(strict=True, reason="the engine bounds no disk; it says so in its `limits`")
     async def test_disk_cannot_be_filled(self, backend: Backend, bounds: Bounds, where: str) -> None:
