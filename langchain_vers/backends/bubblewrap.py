@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from langchain_vers._io import io
 from langchain_vers.backends import jail
@@ -24,7 +25,7 @@ from langchain_vers.backends.base import ExecResult, OutputCallback
 from langchain_vers.backends.disk_watch import Watch
 from langchain_vers.backends.environment import Secret, guest_environment
 from langchain_vers.backends.paths import Mount
-from langchain_vers.backends.sandbox import Limits, Own, Sandbox
+from langchain_vers.backends.sandbox import NO_ANSWER, Limits, Own, Sandbox
 from langchain_vers.backends.sessions import End, Running, Session
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import DiskFull, Interrupted, Missing, Unreachable, Unsupported, VersError
@@ -44,6 +45,7 @@ class BubblewrapBackend(ShellBackend):
     Raises:
         BadInput: for mounts that make no sense.
         Unsupported: with the first call, where there is no bubblewrap, or no way to limit what was to be limited.
+        DiskFull: by `exec`, when commands made a folder grow too far; all that ran in the sandbox was ended.
     """
 
     name = "bubblewrap"
@@ -69,6 +71,7 @@ class BubblewrapBackend(ShellBackend):
         self._sandbox: Sandbox | None = None
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[Sandbox]] = set()
+        self._homes: WeakKeyDictionary[Session, Sandbox] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._workspace!r})"
@@ -151,11 +154,14 @@ class BubblewrapBackend(ShellBackend):
     async def _session(self) -> Session:
         sandbox = await self._running()
         try:
-            return await sandbox.session()
+            session = await sandbox.session()
         except Unreachable:
             if sandbox.alive:
                 raise
-        return await (await self._running()).session()  # it had died unnoticed, and nothing has run in it yet
+            sandbox = await self._running()  # it had died unnoticed, and nothing of this call has run in it yet
+            session = await sandbox.session()
+        self._homes[session] = sandbox
+        return session
 
     async def close(self) -> None:
         """End the sandbox with all that runs in it. The next call begins another."""
@@ -170,41 +176,23 @@ class BubblewrapBackend(ShellBackend):
 
     # --- calls ---
 
-    async def exec(
-        self,
-        command: str,
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout: float | None = None,
-        on_output: OutputCallback | None = None,
-    ) -> ExecResult:
-        """See `Backend.exec`.
-
-        Raises:
-            DiskFull: commands made a folder grow too far; the sandbox was ended.
-        """
-        sandbox = self._sandbox
-        try:
-            return await super().exec(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, on_output=on_output)
-        except Interrupted as error:
-            sandbox = self._sandbox or sandbox
-            if sandbox is None or sandbox.ended_for is None:
-                raise
+    def _result(self, running: Running, end: End, cwd: str | None, reconnects: int) -> ExecResult:
+        sandbox = self._homes.get(running.session)
+        if end is End.LOST and sandbox is not None:
+            output = running.tail.bytes()
             if sandbox.overgrown is not None:
                 raise DiskFull(
                     f"{sandbox.overgrown} grew by more than it may (limits.disk, {self._limits.disk} bytes), and all commands in the "
                     "sandbox were ended; delete what is not needed, a few files at a time"
-                ) from error
-            raise Interrupted(
-                f"the sandbox was ended while the command ran, because {sandbox.ended_for}; it may have run in part", output=error.output
-            ) from error
+                )
+            reason = sandbox.ended_for if sandbox.ended_for != NO_ANSWER else "its first processes were killed"
+            raise Interrupted(f"the sandbox ended while the command ran, as {reason}; it may have run in part", output=output)
+        return super()._result(running, end, cwd, reconnects)
 
     async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[Running, End]:
         running, end = await super()._follow(session, timeout, on_output)
-        if end is End.SILENT and self._sandbox is not None:
-            await self._sandbox.end("it did not begin a command")
+        if end is End.SILENT and (sandbox := self._homes.get(session)) is not None:
+            await sandbox.end("it did not begin a command")
         return running, end
 
     async def _withdrawn(self, session: Session) -> bool:
@@ -213,7 +201,7 @@ class BubblewrapBackend(ShellBackend):
 
     async def _kill(self, running: Running) -> None:
         """Kill a command's processes from outside, where nothing that it does to the sandbox is in the way; else, end the sandbox."""
-        sandbox = self._sandbox
+        sandbox = self._homes.get(running.session)
         if sandbox is None:
             return
         if not await sandbox.kill_command(running.session.mark, running.started):

@@ -46,6 +46,8 @@ END_SECONDS = 10.0
 """How long the kernel may take to end a sandbox."""
 AS_ROOT = ("unshare", "--user", "--map-root-user")
 """Before tools that handle what commands left behind: files whose modes keep their own user out, as well."""
+NO_ANSWER = "it did not answer any more"
+"""As `Sandbox.ended_for`: nobody here has ended it."""
 _PREFIX = "vers-bwrap-"
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
@@ -74,9 +76,11 @@ class Own:
 
     def __init__(self) -> None:
         _sweep(Path(tempfile.gettempdir()))
-        self.path = tempfile.mkdtemp(prefix=_PREFIX)
-        self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        making = Path(tempfile.mkdtemp(prefix=".vers-"))
+        self._lock = os.open(making / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        # Under this name it is swept, should nobody hold its lock.
+        self.path = str(making.rename(making.with_name(f"{_PREFIX}{making.name.removeprefix('.vers-')}")))
         Path(self.path, "io").mkdir(0o700)
         for name, text in jail.own_files().items():
             Path(self.path, name).write_text(text)
@@ -90,6 +94,9 @@ class Own:
 def _sweep(parent: Path) -> None:
     """Remove the folders of processes that were killed: nobody holds their locks any more."""
     for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid != os.geteuid():  # anybody may make anything here
+                continue
         with contextlib.suppress(OSError), (folder / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             subprocess.run([*AS_ROOT, "rm", "-rf", "--one-file-system", "--", str(folder)], check=False, capture_output=True)
@@ -272,7 +279,7 @@ class Sandbox:
         """Whether it is there; one that does not answer is ended."""
         if self.alive and await self._zygote.answers():
             return True
-        await self.end("it did not answer any more")
+        await self.end(NO_ANSWER)
         return False
 
     # --- processes ---
