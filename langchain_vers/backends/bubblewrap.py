@@ -24,8 +24,9 @@ from langchain_vers.backends import jail
 from langchain_vers.backends.base import ExecResult, OutputCallback
 from langchain_vers.backends.disk_watch import Watch
 from langchain_vers.backends.environment import Secret, guest_environment
+from langchain_vers.backends.own_folder import Own
 from langchain_vers.backends.paths import Mount
-from langchain_vers.backends.sandbox import NO_ANSWER, Limits, Own, Sandbox
+from langchain_vers.backends.sandbox import NO_ANSWER, Limits, Sandbox
 from langchain_vers.backends.sessions import End, Running, Session
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import DiskFull, Interrupted, Missing, Unreachable, Unsupported, VersError

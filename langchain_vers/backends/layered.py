@@ -27,8 +27,9 @@ from langchain_vers.backends import jail
 from langchain_vers.backends.base import Snapshots
 from langchain_vers.backends.bubblewrap import BubblewrapBackend, run_tool
 from langchain_vers.backends.environment import Secret
+from langchain_vers.backends.own_folder import AS_ROOT
 from langchain_vers.backends.paths import Mount
-from langchain_vers.backends.sandbox import AS_ROOT, Limits, Sandbox
+from langchain_vers.backends.sandbox import Limits, Sandbox
 from langchain_vers.errors import BadInput, Conflict, Gone
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

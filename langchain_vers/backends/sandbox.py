@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import resource
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -44,11 +41,8 @@ KILL_SECONDS = 5.0
 """How long it may take to find and kill the processes of a command one by one; then the whole sandbox ends."""
 END_SECONDS = 10.0
 """How long the kernel may take to end a sandbox."""
-AS_ROOT = ("unshare", "--user", "--map-root-user")
-"""Before tools that handle what commands left behind: files whose modes keep their own user out, as well."""
 NO_ANSWER = "it did not answer any more"
 """As `Sandbox.ended_for`: nobody here has ended it."""
-_PREFIX = "vers-bwrap-"
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
 
 Ready = Callable[[Process, str], Awaitable[Session]]
@@ -69,37 +63,6 @@ class Limits:
     memory: int | None = 4 << 30
     disk: int | None = 8 << 30
     scratch: int = 1 << 30
-
-
-class Own:
-    """A folder of this machine that belongs to one backend: `passwd` and the like, the pipes of sessions, copies of mounts."""
-
-    def __init__(self) -> None:
-        _sweep(Path(tempfile.gettempdir()))
-        making = Path(tempfile.mkdtemp(prefix=".vers-"))
-        self._lock = os.open(making / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        # Under this name it is swept, should nobody hold its lock.
-        self.path = str(making.rename(making.with_name(f"{_PREFIX}{making.name.removeprefix('.vers-')}")))
-        Path(self.path, "io").mkdir(0o700)
-        for name, text in jail.own_files().items():
-            Path(self.path, name).write_text(text)
-
-    def remove(self) -> None:
-        """Remove it."""
-        subprocess.run([*AS_ROOT, "rm", "-rf", "--one-file-system", "--", self.path], check=False, capture_output=True)
-        os.close(self._lock)
-
-
-def _sweep(parent: Path) -> None:
-    """Remove the folders of processes that were killed: nobody holds their locks any more."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if folder.lstat().st_uid != os.geteuid():  # anybody may make anything here
-                continue
-        with contextlib.suppress(OSError), (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            subprocess.run([*AS_ROOT, "rm", "-rf", "--one-file-system", "--", str(folder)], check=False, capture_output=True)
 
 
 class Sandbox:

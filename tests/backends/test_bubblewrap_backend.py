@@ -20,10 +20,10 @@ import pytest
 from rigs.programs import require
 
 from langchain_vers._io import on_io, run
-from langchain_vers.backends import sandbox as sandbox_module
 from langchain_vers.backends.bubblewrap import BubblewrapBackend, Limits
 from langchain_vers.backends.cgroups import Group
 from langchain_vers.backends.environment import Secret
+from langchain_vers.backends.own_folder import sweep
 from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.sandbox import Sandbox
 from langchain_vers.errors import DiskFull, Interrupted, Missing, Unreachable, Unsupported, VersError
@@ -310,7 +310,7 @@ def test_nothing_outlives_this_process_when_it_is_killed(tmp_path: Path) -> None
         child.stdout.close()
     run(until(lambda: _count(mark, 0)))
     assert len(list((tmp_path / "temporary").glob("vers-bwrap-*"))) == 1
-    sandbox_module._sweep(tmp_path / "temporary")
+    sweep(tmp_path / "temporary")
     assert list((tmp_path / "temporary").glob("vers-bwrap-*")) == []
 
 
