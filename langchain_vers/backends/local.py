@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from langchain_vers._io import io
 from langchain_vers.backends import guest, local_files
 from langchain_vers.backends.base import FileRead, FileStat, Scan
+from langchain_vers.backends.pipes import Pipes
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend, check_version
 from langchain_vers.errors import Unreachable
 
 T = TypeVar("T")
-_CHUNK = 256 * 1024
 _PRIVATE = ("VERS_API_KEY", "VERS_EMBEDDED_API_KEY")
 """Variables of this process that no command gets to see: the key to all machines."""
 
@@ -87,25 +87,19 @@ async def _in_thread(function: Callable[[], T]) -> T:
     return await asyncio.shield(asyncio.to_thread(function))
 
 
-class LocalProcess:
+class LocalProcess(Pipes):
     """A child process of this one, read and written without blocking. Coroutines of the I/O thread."""
-
-    ended_cleanly = True
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdin is not None and child.stdout is not None and child.stderr is not None
         self._child = child
-        self._loop = asyncio.get_running_loop()
-        self._stdin: int | None = os.dup(child.stdin.fileno())
-        self._outputs = {2: os.dup(child.stderr.fileno()), 1: os.dup(child.stdout.fileno())}
+        super().__init__(*(os.dup(stream.fileno()) for stream in (child.stdin, child.stdout, child.stderr)))
         for stream in (child.stdin, child.stdout, child.stderr):
             stream.close()
-        for descriptor in (self._stdin, *self._outputs.values()):
-            os.set_blocking(descriptor, False)
         self._closed = False
 
     @classmethod
-    async def start(cls, argv: list[str], *, cwd: str, env: Mapping[str, str]) -> LocalProcess:
+    async def start(cls, argv: list[str], *, cwd: str, env: Mapping[str, str], pass_fds: Collection[int] = ()) -> Self:
         """Start a child in a session of its own.
 
         Raises:
@@ -121,6 +115,7 @@ class LocalProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
 
         try:
@@ -128,71 +123,12 @@ class LocalProcess:
         except OSError as error:
             raise Unreachable(f"no shell could be started in {cwd} on this machine: {error.strerror or error}") from error
 
-    async def send(self, data: bytes) -> None:
-        """Write to the child's input; waits while its pipe is full."""
-        view = memoryview(data)
-        while view:
-            if self._stdin is None:
-                raise Unreachable("the local shell has ended")
-            try:
-                view = view[os.write(self._stdin, view) :]
-            except BlockingIOError:
-                await self._ready_for(self._stdin, self._loop.add_writer, self._loop.remove_writer)
-            except OSError as error:
-                raise Unreachable(f"the local shell has ended: {error.strerror}") from error
-
-    async def send_eof(self) -> None:
-        """End the child's input."""
-        if self._stdin is not None:
-            os.close(self._stdin)
-            self._stdin = None
-
-    async def receive(self) -> tuple[int, bytes]:
-        """As `SSHProcess.receive`."""
-        while self._outputs:
-            for kind, descriptor in list(self._outputs.items()):
-                try:
-                    data = os.read(descriptor, _CHUNK)
-                except BlockingIOError:
-                    continue
-                if data:
-                    return kind, data
-                os.close(self._outputs.pop(kind))
-            await self.arrival()
-        return 0, b""
-
-    async def arrival(self) -> None:
-        """As `SSHProcess.arrival`."""
-        if not self._outputs:
-            return
-        arrived = asyncio.Event()
-        descriptors = list(self._outputs.values())
-        for descriptor in descriptors:
-            self._loop.add_reader(descriptor, arrived.set)
-        try:
-            await arrived.wait()
-        finally:
-            for descriptor in descriptors:
-                self._loop.remove_reader(descriptor)
-
-    async def _ready_for(self, descriptor: int, add: Callable[..., None], remove: Callable[[int], object]) -> None:
-        ready = asyncio.Event()
-        add(descriptor, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            remove(descriptor)
-
     def close(self) -> None:
         """Close the three pipes, and reap the child when it ends; does not wait for that."""
         if self._closed:
             return
         self._closed = True
-        if self._stdin is not None:
-            os.close(self._stdin)
-            self._stdin = None
-        while self._outputs:
-            os.close(self._outputs.popitem()[1])
+        super().close()
         if self._child.poll() is None:
             self._reap_later()
 

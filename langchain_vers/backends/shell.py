@@ -48,6 +48,11 @@ class ShellBackend(Backend):
         return None
 
     @property
+    def scratch(self) -> str:
+        """A folder on the machine for temporary files."""
+        return "/tmp"  # noqa: S108  # of the machine
+
+    @property
     def _where(self) -> str:
         return f"machine {self.machine_id}" if self.machine_id else f"backend {self.name}"
 
@@ -115,7 +120,7 @@ class ShellBackend(Backend):
 
     async def _store_stdin(self, stdin: bytes, cwd: str | None) -> str:
         """Put a command's standard input into a file, which the command removes when it has opened it; its path, quoted for a shell."""
-        path = f"/tmp/.vers-stdin-{secrets.token_hex(8)}"  # noqa: S108  # on the machine, with a name that cannot be guessed, 0600
+        path = f"{self.scratch}/.vers-stdin-{secrets.token_hex(8)}"  # a name that cannot be guessed
         await self.write(path, stdin, cwd=cwd, mode=0o600)
         return shlex.quote(path)
 

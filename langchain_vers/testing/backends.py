@@ -17,14 +17,9 @@ fails.
 
 from __future__ import annotations
 
-import pytest
-
-# Before the imports, so that a failed assertion tells its values also outside of test modules.
-pytest.register_assert_rewrite(*(f"langchain_vers.testing.{name}" for name in ("commands", "files", "harness", "listings")))
-
-from langchain_vers.testing.commands import CommandConformance  # noqa: E402 - see above
-from langchain_vers.testing.files import FileConformance  # noqa: E402
-from langchain_vers.testing.listings import ListingConformance  # noqa: E402
+from langchain_vers.testing.commands import CommandConformance
+from langchain_vers.testing.files import FileConformance
+from langchain_vers.testing.listings import ListingConformance
 
 
 class BackendConformance(CommandConformance, FileConformance, ListingConformance):

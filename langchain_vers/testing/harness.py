@@ -55,10 +55,10 @@ class Conformance:
     @pytest.fixture
     def place(self, backend: Backend) -> Iterator[str]:
         """An empty directory on the machine, removed afterwards."""
-        path = f"/tmp/conformance-{secrets.token_hex(8)}"  # noqa: S108  # a name that nobody can guess
-        made = run(backend.exec(f"mkdir -m 755 {path} && cd {path} && pwd -P"))
+        made = run(backend.exec(f'p=${{TMPDIR:-/tmp}}/conformance-{secrets.token_hex(8)}; mkdir -m 755 "$p" && cd "$p" && pwd -P'))
         assert made.exit_code == 0, made
-        yield made.tail.decode().strip()
+        path = made.tail.decode().strip()
+        yield path
         run(backend.exec(f"chmod -R u+rwx {path} 2>/dev/null; rm -rf {path}", cwd="/"))
 
 
