@@ -33,6 +33,8 @@ class ShellBackend(Backend):
     """The primitives over sessions. A subclass implements `_session` (and `close`)."""
 
     _guard: Guard | None = None
+    silence = "look whether it runs"
+    """What to do when the machine does not answer, for errors."""
 
     @abstractmethod
     async def _session(self) -> Session:
@@ -135,13 +137,13 @@ class ShellBackend(Backend):
             raise TakenOver(f"another process has taken over {self._where}; nothing was run", machine_id=self.machine_id)
         if end is End.REFUSED:
             raise Missing(
-                f"the working directory {cwd or '~'} does not exist on {self._where}; change to one that does (`cd` to an absolute path)",
+                f"the working directory {cwd or self.home or '~'} does not exist on {self._where}; change to one that does "
+                "(`cd` to an absolute path)",
                 machine_id=self.machine_id,
             )
         if end is End.SILENT:
             raise Unreachable(
-                f"{self._where} did not begin the command within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms, "
-                "and resume it with vers_vm_state",
+                f"{self._where} did not begin the command within {sessions.ANSWER_SECONDS:.0f} s; {self.silence}",
                 machine_id=self.machine_id,
             )
         if end is End.LOST:
@@ -221,7 +223,7 @@ class ShellBackend(Backend):
             raise BadInput(f"offset and length must not be negative, not {offset} and {length}")
         if length == 0:
             return FileRead(b"", await self.stat(path, cwd=cwd))
-        header, data = await self._call(path, guest.call("read", path, cwd, offset, length))
+        header, data = await self._call(path, guest.call("read", path, cwd or self.home, offset, length))
         stat = parse_stat(header)
         wanted = max(0, stat.size - offset) if length is None else min(length, max(0, stat.size - offset))
         if len(data) < wanted:
@@ -235,7 +237,7 @@ class ShellBackend(Backend):
         _check_path(path)
         _check_path(cwd, empty_ok=True)
         check_version(expect)
-        line = guest.call("write", path, cwd, len(data), None if mode is None else f"{mode:o}", expect)
+        line = guest.call("write", path, cwd or self.home, len(data), None if mode is None else f"{mode:o}", expect)
         # Replacing a file twice with the same content is harmless; a comparison would fail the second time for what the first has done.
         header, _ = await self._call(path, line, data, repeat=expect is None, changes=True)
         return parse_stat(header)
@@ -244,7 +246,7 @@ class ShellBackend(Backend):
         """See `Backend.stat`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
-        header, _ = await self._call(path, guest.call("stat", path, cwd))
+        header, _ = await self._call(path, guest.call("stat", path, cwd or self.home))
         return parse_stat(header)
 
     async def scan(
@@ -260,7 +262,7 @@ class ShellBackend(Backend):
         """See `Backend.scan`."""
         _check_path(path)
         _check_path(cwd, empty_ok=True)
-        line = guest.call("scan", path, cwd, 0 if recursive else 1, 0 if ignored else 1)
+        line = guest.call("scan", path, cwd or self.home, 0 if recursive else 1, 0 if ignored else 1)
         header, data = await self._call(path, line)
         return select(parse_scan(header, data, with_rules=not ignored), pattern=pattern, limit=limit)
 
@@ -304,7 +306,7 @@ class ShellBackend(Backend):
                     chunks.append(data)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{self._where} did not answer about {path} within {sessions.ANSWER_SECONDS:.0f} s; it may be paused: see vers_vms",
+                f"{self._where} did not answer about {path} within {sessions.ANSWER_SECONDS:.0f} s; {self.silence}",
                 machine_id=self.machine_id,
             ) from None
         finally:

@@ -43,6 +43,7 @@ class VersBackend(ShellBackend, Snapshots):
     name = "vers"
     username = "root"
     """Who logs in on the VM."""
+    silence = "it may be paused: see vers_vms, and resume it with vers_vm_state"
 
     def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None) -> None:
         self.machine_id: str = vm_id
