@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from langchain_vers._io import io
-from langchain_vers.backends import guest, sessions
+from langchain_vers.backends import sessions
 from langchain_vers.backends.docker_engine import Engine, Hijacked
 from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
-from langchain_vers.backends.docker_process import DockerProcess
-from langchain_vers.backends.frames import end_marks
+from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
+from langchain_vers.backends.pool import MAX_SPARES
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.backends.spares import Spares
 from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
@@ -48,6 +48,9 @@ class Container:
         self.remove = remove
         self._ready = ready
         self._opening: asyncio.Task[str] | None = None
+        self._idle: list[Hijacked] = []
+        """Connections that wait for a session to be started on them."""
+        self._closed = False
         self._spares = Spares(self._start, _waits)
 
     @property
@@ -63,6 +66,7 @@ class Container:
         Raises:
             Gone: it, or its image, does not exist. Unreachable: it does not run, or its engine does not answer.
         """
+        self._closed = False
         if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None)):
             self._opening = asyncio.get_running_loop().create_task(self._open())
         # A caller that is cancelled leaves the making to those that still wait, or to `close`: a container half made would be lost.
@@ -113,7 +117,10 @@ class Container:
         opening, self._opening = self._opening, None
         if opening is not None and not opening.done():
             await asyncio.gather(opening, return_exceptions=True)
+        self._closed = True
         await self._spares.close()
+        while self._idle:
+            self._idle.pop().close()
 
     async def _delete(self, container: str) -> None:
         try:
@@ -143,25 +150,38 @@ class Container:
     async def _start(self) -> Session:
         container = await self.open()
         mark = Session.new_mark()
-        # In an outer shell with the same mark, which prints the end marks when nothing is left to be printed.
-        argv = ["sh", "-c", f"({guest.boot(mark)}); {end_marks(mark)}"]
         try:
-            number, connection = await self._handed_over(container, argv, mark)
+            connection = self._idle.pop() if self._idle else await self._connected(container)
             try:
-                process = DockerProcess(connection, mark, lambda: io.blocking(self.engine.ended, container, number))
+                process = DockerProcess(connection, mark, lambda: io.blocking(self.engine.ended, container, connection.process))
             except BaseException:
                 connection.close()
+                raise
+            try:
+                await process.begin(mark)
+            except BaseException:
+                process.close()
                 raise
             session = await self._ready(process, mark)
         except VersError as error:
             await self.explain(error)
             raise
-        process.on_close = self._spares.refill
+        process.on_close = self._handed_back
         return session
 
-    async def _handed_over(self, container: str, argv: list[str], mark: str) -> tuple[str, Hijacked]:
-        """Start a process; a connection that comes when nobody waits for it any more is closed."""
-        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user, mark=mark)))
+    def _handed_back(self, connection: Connection | None) -> None:
+        """A call has ended; its connection is there for another session, if it can be used again."""
+        if isinstance(connection, Hijacked):
+            if len(self._idle) < MAX_SPARES and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.close()
+        self._spares.refill()
+
+    async def _connected(self, container: str) -> Hijacked:
+        """Start the loop that serves sessions. A connection that comes when nobody waits for it any more is closed."""
+        argv = ["sh", "-c", serve()]
+        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user)))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 return await asyncio.shield(starting)
@@ -214,9 +234,9 @@ def _waits(session: Session) -> bool:
     return process.waiting
 
 
-def _close(starting: asyncio.Future[tuple[str, Hijacked]]) -> None:
+def _close(starting: asyncio.Future[Hijacked]) -> None:
     if not starting.cancelled() and starting.exception() is None:
-        starting.result()[1].close()
+        starting.result().close()
 
 
 def _labels(found: dict[str, Any]) -> dict[str, str]:

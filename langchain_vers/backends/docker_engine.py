@@ -44,7 +44,9 @@ _SCHEMES = ("unix:///", "tcp://", "http://", "https://")
 class Hijacked:
     """A connection that the engine has handed over to the streams of a process."""
 
-    def __init__(self, sock: socket.socket, early: bytes, response: Any) -> None:  # noqa: ANN401 - the SDK's, which owns the socket
+    def __init__(self, process: str, sock: socket.socket, early: bytes, response: Any) -> None:  # noqa: ANN401 - the SDK's own
+        self.process = process
+        """The engine's id of the process."""
         self.sock = sock
         self.early = early
         self._response = response
@@ -248,10 +250,10 @@ class Engine:
 
     # --- processes ---
 
-    def start(self, container: str, argv: Sequence[str], *, user: str | None, mark: str) -> tuple[str, Hijacked]:
-        """Start a process with open input; the engine's id of it, and its streams. `mark` is what tells its processes from others."""
+    def start(self, container: str, argv: Sequence[str], *, user: str | None) -> Hijacked:
+        """Start a process with open input; its streams."""
         with self.errors(f"container {container[:12]}"):
-            made = self._api.exec_create(container, list(argv), stdin=True, user=user or "", environment={"VERS_CALL": mark})["Id"]
+            made = self._api.exec_create(container, list(argv), stdin=True, user=user or "")["Id"]
             # The SDK says what it returns only loosely: a raw reader over the socket, which holds what it needs; with TLS, the socket.
             stream: Any = self._api.exec_start(made, socket=True)
             sock = getattr(stream, "_sock", stream)
@@ -261,7 +263,7 @@ class Engine:
             early = b""
             with contextlib.suppress(BlockingIOError, OSError):
                 early = reader.peek()
-            return made, Hijacked(sock, early, response)
+            return Hijacked(made, sock, early, response)
 
     def ended(self, container: str, process: str) -> bool:
         """Whether a process has ended while its container lives on, which a further process in it proves."""

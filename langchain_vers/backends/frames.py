@@ -2,7 +2,7 @@
 
 Two layers. The engine's frames: eight bytes (the stream's number, three zeros, the length as a big-endian u32), then so many bytes of that
 stream (Docker Engine API, "Stream format" of `POST /containers/{id}/attach`; Podman sends the same). And inside each stream an
-end mark, which a wrapper of ours prints when everything before it has been printed: the engine tells the end of a stream only some 12 ms
+end mark, which a loop of ours prints when everything before it has been printed: the engine tells the end of a stream only some 12 ms
 (Docker) or 35 ms (Podman) after it, and cannot tell an end from a broken connection.
 """
 
@@ -61,9 +61,9 @@ class Frames:
 
 
 def end_marks(mark: str) -> str:
-    """The shell command that prints the end mark of a session on both of its streams."""
-    mark_itself = f"printf '\\377\\000end {mark}\\377'"
-    return f"{mark_itself}; {mark_itself} >&2"
+    """The shell command that prints a session's end mark on both of its streams. `mark` is a shell word that stands for its mark."""
+    one = f"printf '\\377\\000end %s\\377' {mark}"
+    return f"{one}; {one} >&2"
 
 
 class EndMark:

@@ -30,7 +30,22 @@ from rigs.users import ROOT
 IMAGE = "tests-debian"
 AGENT = "1000:1000"
 """A user of the image who is not root."""
-_PACKAGES = "base-files base-passwd bash coreutils dash findutils grep libc-bin libc6 mawk procps sed tar util-linux".split()
+_PACKAGES = (
+    "base-files",
+    "base-passwd",
+    "bash",
+    "coreutils",
+    "dash",
+    "findutils",
+    "grep",
+    "libc-bin",
+    "libc6",
+    "mawk",
+    "procps",
+    "sed",
+    "tar",
+    "util-linux",
+)
 _LEFT_OUT = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info", "/usr/share/lintian", "/usr/share/bash-completion")
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000::/home/agent:/bin/bash\nnobody:x:65534:65534::/nonexistent:/bin/false\n",
