@@ -42,6 +42,8 @@ class DockerBackend(ShellBackend, Snapshots):
         workdir: where commands start; "/workspace" when there is a workspace, else the user's home.
         mounts: further folders. A copy is made once, with the container.
         memory: bytes, or a size such as "512m"; no swap on top. None: no limit.
+        disk: the same for what its own files may take, apart from mounts. Only engines whose storage has quotas can (overlay2 on XFS with
+            `pquota`, btrfs, zfs); others refuse to make the container. None: no limit but the disk's.
         cpus: how many processors' time it may use, such as 1.5. None: no limit.
         pids: how many processes and threads it may have.
         network: the name of one of the engine's networks. None: no network at all.
@@ -66,6 +68,7 @@ class DockerBackend(ShellBackend, Snapshots):
         workdir: str | None = None,
         mounts: Sequence[Mount] = (),
         memory: int | str | None = None,
+        disk: int | str | None = None,
         cpus: float | None = None,
         pids: int | None = None,
         network: str | None = None,
@@ -76,7 +79,7 @@ class DockerBackend(ShellBackend, Snapshots):
         if (image is None) == (container is None):
             raise BadInput("give either an image, of which a container is made, or a container that exists")
         shape = options.shape(
-            workspace=workspace, workdir=workdir, mounts=mounts, memory=memory, cpus=cpus, pids=pids, network=network, user=user
+            workspace=workspace, workdir=workdir, mounts=mounts, memory=memory, disk=disk, cpus=cpus, pids=pids, network=network, user=user
         )
         if container is not None and (shape.given or remove):
             unfit = ", ".join(sorted(shape.given | ({"remove"} if remove else set())))

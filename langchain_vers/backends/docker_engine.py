@@ -197,6 +197,7 @@ class Engine:
             network_mode=shape.network,
             mem_limit=shape.memory,
             memswap_limit=shape.memory,  # the same: no swap on top
+            storage_opt=None if shape.disk is None else {"size": str(shape.disk)},
             nano_cpus=None if shape.cpus is None else int(shape.cpus * 1e9),
             pids_limit=shape.pids,
             privileged=False,

@@ -21,7 +21,7 @@ LABEL = "langchain-vers-docker"
 REPOSITORY = "langchain-vers-snapshot"
 """The repository of snapshots. An image with a tag survives `docker image prune`."""
 WORKDIR = "/workspace"
-MIN_MEMORY = 16 * 1024 * 1024
+MIN_SIZE = 16 * 1024 * 1024
 MIN_PIDS = 64
 """A waiting session is two or three processes, a running command six and its own."""
 
@@ -46,6 +46,7 @@ class Shape:
     mounts: tuple[Mount, ...] = ()
     workdir: str | None = None
     memory: int | None = None
+    disk: int | None = None
     cpus: float | None = None
     pids: int = 1024
     network: str = "none"
@@ -70,6 +71,7 @@ def shape(
     workdir: str | None,
     mounts: Sequence[Mount],
     memory: int | str | None,
+    disk: int | str | None,
     cpus: float | None,
     pids: int | None,
     network: str | None,
@@ -80,7 +82,15 @@ def shape(
     Raises:
         BadInput: one makes no sense; the message names it.
     """
-    given = {"workspace": workspace, "memory": memory, "cpus": cpus, "pids": pids, "network": network, "mounts": mounts or None}
+    given = {
+        "workspace": workspace,
+        "memory": memory,
+        "disk": disk,
+        "cpus": cpus,
+        "pids": pids,
+        "network": network,
+        "mounts": mounts or None,
+    }
     if workdir is not None:
         workdir = guest_path(workdir, "workdir")
     all_mounts = list(mounts)
@@ -90,7 +100,8 @@ def shape(
     return Shape(
         mounts=_checked_mounts(all_mounts),
         workdir=workdir,
-        memory=None if memory is None else size(memory),
+        memory=None if memory is None else size(memory, "memory"),
+        disk=None if disk is None else size(disk, "disk"),
         cpus=_checked_cpus(cpus),
         pids=_checked_pids(pids),
         network=_checked_network(network),
@@ -99,20 +110,18 @@ def shape(
     )
 
 
-def size(memory: int | str) -> int:
-    """Bytes of a size such as 536870912, "512m" or "2g" (1024s).
+def size(given: int | str, what: str) -> int:
+    """Bytes of a size such as 536870912, "512m" or "2g" (1024s). `what` has it.
 
     Raises:
         BadInput: it is none, or less than an agent's shells need.
     """
-    found = _SIZE.fullmatch(memory.strip()) if isinstance(memory, str) else None
-    count = int(found[1]) * _UNITS[found[2].lower()] if found else memory
+    found = _SIZE.fullmatch(given.strip()) if isinstance(given, str) else None
+    count = int(found[1]) * _UNITS[found[2].lower()] if found else given
     if not isinstance(count, int) or isinstance(count, bool):
-        raise BadInput(f'memory must be a number of bytes or a size such as "512m", not {memory!r}')
-    if not MIN_MEMORY <= count < 2**63:
-        raise BadInput(
-            f'memory must be at least {MIN_MEMORY} bytes ("16m"), for the shells need as much, and less than 2**63; not {memory!r}'
-        )
+        raise BadInput(f'{what} must be a number of bytes or a size such as "512m", not {given!r}')
+    if not MIN_SIZE <= count < 2**63:
+        raise BadInput(f'{what} must be at least {MIN_SIZE} bytes ("16m"), for the shells need as much, and less than 2**63; not {given!r}')
     return count
 
 

@@ -62,7 +62,7 @@ class Frames:
 
 def end_marks(mark: str) -> str:
     """The shell command that prints a session's end mark on both of its streams. `mark` is a shell word that stands for its mark."""
-    one = f"printf '\\377\\000end %s\\377' {mark}"
+    one = f"printf '\\377\\000end %s\\n' {mark}"
     return f"{one}; {one} >&2"
 
 
@@ -70,8 +70,9 @@ class EndMark:
     """Finds the end mark in a stream whose bytes are passed on. `mark` is the session's, which no other session has."""
 
     def __init__(self, mark: str) -> None:
-        # 0xFF is no part of UTF-8, so that hardly any output ends like the mark's beginning and has to be held back.
-        self._mark = b"\xff\x00end " + mark.encode() + b"\xff"
+        # Its first byte stands nowhere else in it, so that no output before it can be taken for a part of it; and is no part of UTF-8, so
+        # that hardly any output ends like the mark's beginning and has to be held back.
+        self._mark = b"\xff\x00end " + mark.encode() + b"\n"
         self.held = b""
         """The last bytes, which may be its beginning."""
         self.found = False

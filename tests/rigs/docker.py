@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from docker import APIClient
 
@@ -30,22 +31,8 @@ from rigs.users import ROOT
 IMAGE = "tests-debian"
 AGENT = "1000:1000"
 """A user of the image who is not root."""
-_PACKAGES = (
-    "base-files",
-    "base-passwd",
-    "bash",
-    "coreutils",
-    "dash",
-    "findutils",
-    "grep",
-    "libc-bin",
-    "libc6",
-    "mawk",
-    "procps",
-    "sed",
-    "tar",
-    "util-linux",
-)
+_PACKAGES = ("base-files", "base-passwd", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "libc6", "mawk", "procps")
+_PACKAGES += ("sed", "tar", "util-linux")
 _LEFT_OUT = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info", "/usr/share/lintian", "/usr/share/bash-completion")
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/bash\nagent:x:1000:1000::/home/agent:/bin/bash\nnobody:x:65534:65534::/nonexistent:/bin/false\n",
@@ -183,11 +170,15 @@ class ContainerEngine:
         for image in self.api.images(filters={"label": LABEL}):
             self.api.remove_image(image["Id"], force=True)
 
+    def _end_helpers(self) -> None:
+        """End what the server has started and leaves behind, found by the folder in its command line."""
+
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(Exception):
                 self.clear()
             self.stop()
+        self._end_helpers()
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             if (place := line.split()[1]).startswith(str(self.folder)):
                 subprocess.run(["umount", "-l", place], check=False)
@@ -219,6 +210,14 @@ class Podman(ContainerEngine):
             *("--root", str(folder / "root"), "--runroot", str(folder / "run"), "--tmpdir", str(folder / "tmp")),
             *("--cgroup-manager=cgroupfs", "--events-backend=file", "system", "service", "--time=0", self.url),
         ]
+
+    def _end_helpers(self) -> None:
+        # The monitor of each process waits for five minutes before it tidies up.
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or [""]
+            if line[0].endswith("conmon") and any(str(self.folder) in word for word in line):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     @property
     def environment(self) -> dict[str, str]:
