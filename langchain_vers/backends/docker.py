@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 
 from langchain_vers._io import io
@@ -161,11 +160,7 @@ class DockerBackend(ShellBackend, Snapshots):
 
     async def snapshot(self, *, name: str | None = None) -> str:
         """Commit the container's files to an image (paused meanwhile); its id. `name` becomes the image's comment."""
-        return await self._commit("snapshot", name)
-
-    async def _commit(self, kind: str, comment: str | None) -> str:
-        container, tag = await self._container.open(), secrets.token_hex(8)
-        return await io.blocking(lambda: self._engine.commit(container, kind=kind, tag=tag, comment=comment))
+        return await self._container.commit("snapshot", name)
 
     async def restore(self, ref: str) -> str:
         """A new container with the same settings from a snapshot, or from any image; its id.
@@ -183,7 +178,7 @@ class DockerBackend(ShellBackend, Snapshots):
         """
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_BRANCHES:
             raise BadInput(f"count must be a whole number from 1 to {MAX_BRANCHES}, not {count!r}")
-        image = await self._commit("branch", None)
+        image = await self._container.commit("branch", None)
         made: list[str] = []
         try:
             for _ in range(count):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from langchain_vers._io import io
 from langchain_vers.backends import sessions
 from langchain_vers.backends.docker_engine import Engine, Hijacked
 from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
 from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
+from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.pool import MAX_SPARES
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.backends.spares import Spares
@@ -153,7 +156,7 @@ class Container:
         try:
             connection = self._idle.pop() if self._idle else await self._connected(container)
             try:
-                process = DockerProcess(connection, mark, lambda: io.blocking(self.engine.ended, container, connection.process))
+                process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
             except BaseException:
                 connection.close()
                 raise
@@ -180,8 +183,7 @@ class Container:
 
     async def _connected(self, container: str) -> Hijacked:
         """Start the loop that serves sessions. A connection that comes when nobody waits for it any more is closed."""
-        argv = ["sh", "-c", serve()]
-        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user)))
+        starting = asyncio.get_running_loop().create_task(self._begun(container))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 return await asyncio.shield(starting)
@@ -194,6 +196,25 @@ class Container:
         except asyncio.CancelledError:
             starting.add_done_callback(_close)
             raise
+
+    async def _begun(self, container: str) -> Hijacked:
+        async with _gate(container).call():
+            return await io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user))
+
+    async def _ended(self, container: str, process: str) -> bool:
+        async with _gate(container).call():
+            return await io.blocking(self.engine.ended, container, process)
+
+    async def commit(self, kind: str, comment: str | None) -> str:
+        """Make an image of it as it is now, while it is paused; the image's id."""
+        container, tag = await self.open(), secrets.token_hex(8)
+
+        async def alone() -> str:
+            async with _gate(container).commit():
+                return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
+
+        # The gate opens when the engine has done with it, also for a caller who does not wait for that.
+        return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
 
     # --- what is wrong with it ---
 
@@ -226,6 +247,18 @@ class Container:
         return Unreachable(
             f"{self.words} does not run: it is {status}{killed}; start it again with `docker start {found['Id'][:12]}`", machine_id=self.id
         )
+
+
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Gate]] = WeakKeyDictionary()
+
+
+def _gate(container: str) -> Gate:
+    """What keeps starts of processes in a container and its commits apart.
+
+    An engine pauses a container for a commit. When a process was being started in it then, the pause may never end: Docker 20.10 with runc
+    1.1 was seen to wait for a process that could not come into the frozen group, and the group to be thawed by who waited.
+    """
+    return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())
 
 
 def _waits(session: Session) -> bool:

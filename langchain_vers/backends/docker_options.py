@@ -82,15 +82,8 @@ def shape(
     Raises:
         BadInput: one makes no sense; the message names it.
     """
-    given = {
-        "workspace": workspace,
-        "memory": memory,
-        "disk": disk,
-        "cpus": cpus,
-        "pids": pids,
-        "network": network,
-        "mounts": mounts or None,
-    }
+    given: dict[str, object] = {"workspace": workspace, "mounts": mounts or None, "network": network}
+    given |= {"memory": memory, "disk": disk, "cpus": cpus, "pids": pids}
     if workdir is not None:
         workdir = guest_path(workdir, "workdir")
     all_mounts = list(mounts)
