@@ -53,6 +53,7 @@ class Container:
         self._opening: asyncio.Task[str] | None = None
         self._idle: list[Hijacked] = []
         """Connections that wait for a session to be started on them."""
+        self._starting: set[asyncio.Task[Session]] = set()
         self._closed = False
         self._spares = Spares(self._start, _waits)
 
@@ -122,6 +123,7 @@ class Container:
             await asyncio.gather(opening, return_exceptions=True)
         self._closed = True
         await self._spares.close()
+        await asyncio.gather(*self._starting, return_exceptions=True)
         while self._idle:
             self._idle.pop().close()
 
@@ -151,24 +153,40 @@ class Container:
         return await self._spares.take()
 
     async def _start(self) -> Session:
-        container = await self.open()
-        mark = Session.new_mark()
+        starting = asyncio.get_running_loop().create_task(self._started())
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
         try:
-            connection = self._idle.pop() if self._idle else await self._connected(container)
-            try:
-                process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
-            except BaseException:
-                connection.close()
-                raise
-            try:
-                await process.begin(mark)
-            except BaseException:
-                process.close()
-                raise
-            session = await self._ready(process, mark)
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_close)
+            raise
+
+    async def _started(self) -> Session:
+        container = await self.open()
+        try:
+            if self._idle:
+                return await self._served(container, self._idle.pop())
+            async with _gate(container).call():
+                return await self._served(container, await self._connected(container))
         except VersError as error:
             await self.explain(error)
             raise
+
+    async def _served(self, container: str, connection: Hijacked) -> Session:
+        """A session on a connection to the loop in the container, when its shell is ready."""
+        mark = Session.new_mark()
+        try:
+            process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
+        except BaseException:
+            connection.close()
+            raise
+        try:
+            await process.begin(mark)
+        except BaseException:
+            process.close()
+            raise
+        session = await self._ready(process, mark)
         process.on_close = self._handed_back
         return session
 
@@ -182,8 +200,8 @@ class Container:
         self._spares.refill()
 
     async def _connected(self, container: str) -> Hijacked:
-        """Start the loop that serves sessions. A connection that comes when nobody waits for it any more is closed."""
-        starting = asyncio.get_running_loop().create_task(self._begun(container))
+        """Have the engine start the loop that serves sessions: it answers before it has done so."""
+        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user)))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 return await asyncio.shield(starting)
@@ -196,10 +214,6 @@ class Container:
         except asyncio.CancelledError:
             starting.add_done_callback(_close)
             raise
-
-    async def _begun(self, container: str) -> Hijacked:
-        async with _gate(container).call():
-            return await io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user))
 
     async def _ended(self, container: str, process: str) -> bool:
         async with _gate(container).call():
@@ -255,8 +269,8 @@ _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Ga
 def _gate(container: str) -> Gate:
     """What keeps starts of processes in a container and its commits apart.
 
-    An engine pauses a container for a commit. When a process was being started in it then, the pause may never end: Docker 20.10 with runc
-    1.1 was seen to wait for a process that could not come into the frozen group, and the group to be thawed by who waited.
+    An engine pauses a container for a commit. When a process is being started in it then, the pause may never end: Docker 20.10 with runc
+    1.1 waits for a process that has come into the frozen group, and thaws the group when it has come.
     """
     return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())
 
@@ -267,9 +281,11 @@ def _waits(session: Session) -> bool:
     return process.waiting
 
 
-def _close(starting: asyncio.Future[Hijacked]) -> None:
+def _close(starting: asyncio.Future[Hijacked] | asyncio.Future[Session]) -> None:
+    """What comes when nobody waits for it any more is given back."""
     if not starting.cancelled() and starting.exception() is None:
-        starting.result().close()
+        came = starting.result()
+        (came.process if isinstance(came, Session) else came).close()
 
 
 def _labels(found: dict[str, Any]) -> dict[str, str]:
