@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rigs.docker import ContainerEngine, Dockerd, Podman, engine
 from rigs.embedded import EmbeddedVers
 from rigs.network import NetworkThread, Relay
 from rigs.openssh import Platform, UserBackend
@@ -70,3 +71,15 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVers
     server = EmbeddedVers(tmp_path_factory.mktemp("processes") / "data", "process")
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[ContainerEngine]:
+    """A Docker engine with the image `rigs.docker.IMAGE`."""
+    yield from engine(Dockerd)
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[ContainerEngine]:
+    """The same of Podman."""
+    yield from engine(Podman)

@@ -1,0 +1,302 @@
+"""One container: made or found on first use, with the sessions that wait in it, and what it means when it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from langchain_vers._io import io
+from langchain_vers.backends import sessions
+from langchain_vers.backends.docker_engine import Engine, Hijacked
+from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
+from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
+from langchain_vers.backends.gate import Gate
+from langchain_vers.backends.pool import MAX_SPARES
+from langchain_vers.backends.sessions import Process, Session
+from langchain_vers.backends.spares import Spares
+from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
+
+T = TypeVar("T")
+Ready = Callable[[Process, str], Awaitable[Session]]
+_REMOVED = "restore it from a snapshot, or go on with another backend"
+
+
+class Container:
+    """Coroutines of the I/O thread. Either `image`, of which it is to be made, or the `found` name or id of one that exists.
+
+    `ready` waits for a shell that was just started. `attached`: it existed before, and is never removed. `remove`: it goes when it is
+    closed, and at interpreter exit.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        shape: Shape,
+        ready: Ready,
+        *,
+        image: str | None = None,
+        found: str | None = None,
+        attached: bool = False,
+        remove: bool = False,
+    ) -> None:
+        self.id = found
+        self.engine = engine
+        self.shape = shape
+        self.image = image
+        self.attached = attached
+        self.remove = remove
+        self._ready = ready
+        self._opening: asyncio.Task[str] | None = None
+        self._idle: list[Hijacked] = []
+        """Connections that wait for a session to be started on them."""
+        self._starting: set[asyncio.Task[Session]] = set()
+        self._closed = False
+        self._spares = Spares(self._start, _waits)
+
+    @property
+    def words(self) -> str:
+        """What messages call it."""
+        return "the container" if self.id is None else f"container {self.id[:12]}"
+
+    # --- its life ---
+
+    async def open(self) -> str:
+        """The id; makes the container, or looks for it, the first time.
+
+        Raises:
+            Gone: it, or its image, does not exist. Unreachable: it does not run, or its engine does not answer.
+        """
+        self._closed = False
+        if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None)):
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        # A caller that is cancelled leaves the making to those that still wait, or to `close`: a container half made would be lost.
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> str:
+        if self.id is None:
+            assert self.image is not None
+            await io.blocking(refuse_socket, self.shape.mounts, self.engine.socket)
+            self.keep_track()
+            image = self.image
+            self.id = await io.blocking(lambda: self.engine.create(image, self.shape, copies=True))
+            return self.id
+        found = await io.blocking(self.engine.inspect, self.id)
+        # From now on this very one: another may get its name.
+        self.id = str(found["Id"])
+        if (reason := self._reason(found)) is not None:
+            raise reason
+        return self.id
+
+    def keep_track(self) -> None:
+        """Have it removed at interpreter exit, if it is to be."""
+        if self.remove:
+            io.at_close(self, self.close)
+
+    async def close(self) -> None:
+        """End the waiting sessions. A container that is to be removed goes, and another would be made for the next call."""
+        await self._settled()
+        if self.remove and self.id is not None:
+            await self._delete(self.id)
+            if self.image is not None:
+                self.id = None
+        io.forget(self)
+        self.engine.close()
+
+    async def delete(self) -> None:
+        """Remove it, with all that runs in it.
+
+        Raises:
+            Denied: it is none that this package has made.
+        """
+        await self._settled()
+        if self.id is not None:
+            await self._delete(self.id)
+        io.forget(self)
+
+    async def _settled(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None and not opening.done():
+            await asyncio.gather(opening, return_exceptions=True)
+        self._closed = True
+        await self._spares.close()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _delete(self, container: str) -> None:
+        try:
+            found = await _finally_blocking(lambda: self.engine.inspect(container))
+        except Gone:
+            return
+        if self.attached or _labels(found).get(LABEL) != "container":
+            raise Denied(
+                f"container {container[:12]} was not made by this backend, which therefore does not remove it; use `docker rm`",
+                machine_id=container,
+            )
+        await _finally_blocking(lambda: self.engine.remove(container))
+        await _finally_blocking(lambda: self._drop_branch_image(str(found["Image"])))
+
+    def _drop_branch_image(self, image: str) -> None:
+        """Remove the image that branches were made of, when the last of them goes."""
+        with contextlib.suppress(Gone, Conflict):
+            if _labels(self.engine.image(image)).get(LABEL) == "branch":
+                self.engine.remove_image(image)
+
+    # --- its sessions ---
+
+    async def session(self) -> Session:
+        """A session that waits for its call."""
+        return await self._spares.take()
+
+    async def _start(self) -> Session:
+        starting = asyncio.get_running_loop().create_task(self._started())
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_close)
+            raise
+
+    async def _started(self) -> Session:
+        container = await self.open()
+        try:
+            if self._idle:
+                return await self._served(container, self._idle.pop())
+            async with _gate(container).call():
+                return await self._served(container, await self._connected(container))
+        except VersError as error:
+            await self.explain(error)
+            raise
+
+    async def _served(self, container: str, connection: Hijacked) -> Session:
+        """A session on a connection to the loop in the container, when its shell is ready."""
+        mark = Session.new_mark()
+        try:
+            process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
+        except BaseException:
+            connection.close()
+            raise
+        try:
+            await process.begin(mark)
+        except BaseException:
+            process.close()
+            raise
+        session = await self._ready(process, mark)
+        process.on_close = self._handed_back
+        return session
+
+    def _handed_back(self, connection: Connection | None) -> None:
+        """A call has ended; its connection is there for another session, if it can be used again."""
+        if isinstance(connection, Hijacked):
+            if len(self._idle) < MAX_SPARES and not self._closed:
+                self._idle.append(connection)
+            else:
+                connection.close()
+        self._spares.refill()
+
+    async def _connected(self, container: str) -> Hijacked:
+        """Have the engine start the loop that serves sessions: it answers before it has done so."""
+        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user)))
+        try:
+            async with asyncio.timeout(sessions.ANSWER_SECONDS):
+                return await asyncio.shield(starting)
+        except TimeoutError:
+            starting.add_done_callback(_close)
+            raise DeadlineExceeded(
+                f"the container engine at {self.engine.url} did not start a shell in {self.words} within {sessions.ANSWER_SECONDS:.0f} s",
+                machine_id=container,
+            ) from None
+        except asyncio.CancelledError:
+            starting.add_done_callback(_close)
+            raise
+
+    async def _ended(self, container: str, process: str) -> bool:
+        async with _gate(container).call():
+            return await io.blocking(self.engine.ended, container, process)
+
+    async def commit(self, kind: str, comment: str | None) -> str:
+        """Make an image of it as it is now, while it is paused; the image's id."""
+        container, tag = await self.open(), secrets.token_hex(8)
+
+        async def alone() -> str:
+            async with _gate(container).commit():
+                return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
+
+        # The gate opens when the engine has done with it, also for a caller who does not wait for that.
+        return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
+
+    # --- what is wrong with it ---
+
+    async def explain(self, error: VersError) -> None:
+        """Raise what a call's failure means, if that is more than the error says."""
+        reason = await self.diagnosed(error)
+        if reason is not error:
+            raise reason from error
+
+    async def diagnosed(self, error: VersError) -> VersError:
+        """What a call's failure means, after a look at the container; the error itself if that is as it should be."""
+        if self.id is None:
+            return error
+        try:
+            return self._reason(await io.blocking(self.engine.inspect, self.id)) or error
+        except Gone:
+            return Gone(f"{self.words} does not exist any more; {_REMOVED}", machine_id=self.id)
+        except VersError as reason:
+            reason.machine_id = self.id
+            return reason
+
+    def _reason(self, found: dict[str, Any]) -> VersError | None:
+        state = found.get("State") or {}
+        status = str(state.get("Status") or "in an unknown state")
+        if state.get("Paused") or status == "paused":
+            return Unreachable(f"{self.words} is paused; let it go on with `docker unpause {found['Id'][:12]}`", machine_id=self.id)
+        if state.get("Running"):
+            return None
+        killed = " (its memory ran out)" if state.get("OOMKilled") else ""
+        return Unreachable(
+            f"{self.words} does not run: it is {status}{killed}; start it again with `docker start {found['Id'][:12]}`", machine_id=self.id
+        )
+
+
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Gate]] = WeakKeyDictionary()
+
+
+def _gate(container: str) -> Gate:
+    """What keeps starts of processes in a container and its commits apart.
+
+    An engine pauses a container for a commit. When a process is being started in it then, the pause may never end: Docker 20.10 with runc
+    1.1 waits for a process that has come into the frozen group, and thaws the group when it has come.
+    """
+    return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())
+
+
+def _waits(session: Session) -> bool:
+    process = session.process
+    assert isinstance(process, DockerProcess)
+    return process.waiting
+
+
+def _close(starting: asyncio.Future[Hijacked] | asyncio.Future[Session]) -> None:
+    """What comes when nobody waits for it any more is given back."""
+    if not starting.cancelled() and starting.exception() is None:
+        came = starting.result()
+        (came.process if isinstance(came, Session) else came).close()
+
+
+def _labels(found: dict[str, Any]) -> dict[str, str]:
+    return (found.get("Config") or {}).get("Labels") or {}
+
+
+async def _finally_blocking(function: Callable[[], T]) -> T:
+    """As `io.blocking`, also at interpreter exit, when threads take no more calls: then nothing else is there to be held up."""
+    try:
+        return await io.blocking(function)
+    except RuntimeError as error:
+        if isinstance(error, VersError):
+            raise
+        return function()
