@@ -1,12 +1,12 @@
 """A Gondolin micro-VM as a backend: sessions over its SDK's socket, versions by disk checkpoints.
 
-Gondolin (npm `@earendil-works/gondolin`) runs a small Linux in QEMU, with a network and mounted folders that the host's side serves: the guest
-reaches only what was named, and sees secrets only as placeholders. `gondolin_options.py` has what can be chosen, `gondolin_machine.py` starts
-and ends VMs, `gondolin_socket.py` speaks with one.
+Gondolin (npm `@earendil-works/gondolin`) runs a small Linux in QEMU, with a network and mounted folders that the host's side serves: the
+guest reaches only what was named, and sees secrets only as placeholders. `gondolin_options.py` has what can be chosen,
+`gondolin_machine.py` starts and ends VMs, `gondolin_socket.py` speaks with one.
 
-A VM belongs to this process and ends with it. `close` only detaches: the VM goes on and `at(machine_id)` finds it again; `delete` ends it. A VM
-that has died is `Gone`, and no other takes its place. Snapshots are files, and outlive the process. They hold the guest's disk, but neither
-its memory nor what it keeps there (/tmp, /root, /run), nor the mounted folders; so HOME and the workspace are on the disk.
+A VM belongs to this process and ends with it. `close` only detaches: the VM goes on and `at(machine_id)` finds it again; `delete` ends it.
+A VM that has died is `Gone`, and no other takes its place. Snapshots are files, and outlive the process. They hold the guest's disk, but
+neither its memory nor what it keeps there (/tmp, /root, /run), nor the mounted folders; so HOME and the workspace are on the disk.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class GondolinBackend(ShellBackend, Snapshots):
     """Works on a micro-VM that is started on first use.
 
     Args:
-        workspace: a folder of this machine that the guest sees as /workspace, for reading and writing; None: /workspace is on the guest's disk.
-        image: folder of a guest image (`gondolin build` makes them), or a name of Gondolin's registry; None is `VERS_GONDOLIN_IMAGE`, else the
-            default image of the SDK, which it downloads.
+        workspace: a folder of this machine that the guest sees as /workspace, for reading and writing; None: that is on the guest's disk.
+        image: folder of a guest image (`gondolin build` makes them), or a name of Gondolin's registry; None is `VERS_GONDOLIN_IMAGE`, else
+            the default image of the SDK, which it downloads.
         mounts: further folders of this machine. "copy" is copied to the guest's disk when the VM starts.
         hidden: names of files and folders (such as ".env") that are not there for the guest in any mounted folder, and cannot be written.
         env: variables of every command. A `Secret` among them is sent into the guest; `Egress.secrets` stay outside.

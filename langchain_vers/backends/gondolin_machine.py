@@ -75,16 +75,16 @@ def find_programs(node: str | None, sdk: str | None, environment: Mapping[str, s
         chosen = str(beside) if beside is not None else shutil.which("node", path=environment.get("PATH"))
     if chosen is None or not os.access(chosen, os.X_OK) or Path(chosen).is_dir():
         raise Unreachable(
-            f"{chosen or 'Node'} is no program on this machine, and Gondolin needs Node 23.6 or newer: install it with `npm install node@24`, "
-            "or give its path as `node` or in VERS_GONDOLIN_NODE"
+            f"{chosen or 'Node'} is no program on this machine, and Gondolin needs Node 23.6 or newer: install it with "
+            "`npm install node@24`, or give its path as `node` or in VERS_GONDOLIN_NODE"
         )
     if found_sdk is None:
         everywhere = Path(chosen).resolve().parents[1] / "lib/node_modules" / PACKAGE
         found_sdk = everywhere if everywhere.exists() else None
     if found_sdk is None or not (found_sdk / "package.json").exists():
         raise Unreachable(
-            f"Gondolin's SDK was not found{f' in {found_sdk}' if found_sdk else ''}: install it with `npm install node@24 {PACKAGE}` in this "
-            "folder or one above it, or give the package's folder as `sdk` or in VERS_GONDOLIN_SDK"
+            f"Gondolin's SDK was not found{f' in {found_sdk}' if found_sdk else ''}: install it with `npm install node@24 {PACKAGE}` "
+            "in this folder or one above it, or give the package's folder as `sdk` or in VERS_GONDOLIN_SDK"
         )
     return Programs(str(Path(chosen).absolute()), str(found_sdk.absolute()))
 

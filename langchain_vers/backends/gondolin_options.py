@@ -22,8 +22,8 @@ Acceleration = Literal["kvm", "hvf", "tcg"]
 Disk = Literal["cow", "memory", "readonly"]
 """Where the guest's writes to its root file system go: a file that lives as long as the VM, memory, or nowhere: they fail."""
 Dns = Literal["synthetic", "trusted", "open"]
-"""How the guest's name look-ups are answered: by the host's side with made-up addresses (no look-up leaves the machine), by the name servers
-that are named, or by whichever server the guest asks."""
+"""How the guest's name look-ups are answered: by the host's side with made-up addresses (no look-up leaves the machine), by the name
+servers that are named, or by whichever server the guest asks."""
 
 WORKSPACE = "/workspace"
 """Where commands start on the guest, and where the workspace folder of the host is mounted."""
@@ -45,7 +45,7 @@ class HeldSecret:
 
     Attributes:
         secret: which one.
-        hosts: patterns (`api.example.com`, `*.example.com`) of the hosts that it may be sent to. They must be allowed by `Egress.hosts` too.
+        hosts: patterns (`api.example.com`, `*.example.com`) of the hosts that it may be sent to. `Egress.hosts` must allow them too.
 
     Raises:
         BadInput: there is no host, or one is malformed.
@@ -235,9 +235,7 @@ def checked_mounts(workspace: str | None, mounts: Sequence[Mount]) -> tuple[Moun
         if not guest.startswith("/") or guest in _RESERVED or guest.startswith(f"{COPIES}/") or guest == COPIES:
             raise BadInput(f"{guest} cannot be a mounted folder of the guest, as it is the system's own; choose another")
         if re.search(r'[\s,"\\]', guest):
-            raise BadInput(
-                f"{guest!r} cannot be a mounted folder of the guest: it stands on its kernel's command line; use plain characters"
-            )
+            raise BadInput(f"{guest!r} cannot be a mounted folder of the guest: it is on its kernel's command line; use plain characters")
         if sum(other == guest or other.startswith(f"{guest}/") for other in guests) > 1:
             raise BadInput(f"{guest} on the guest is the place of two mounts, or holds another; give each a place of its own")
     return tuple(found)
@@ -325,7 +323,7 @@ def _hosts(what: str, values: Sequence[str]) -> None:
     for value in values:
         if not _HOST.fullmatch(value):
             raise BadInput(
-                f"{value!r} in {what} is no name of a host nor a pattern of one such as *.example.com; give names without URL parts"
+                f"{value!r} in {what} is no name of a host nor a pattern such as *.example.com; give names without parts of a URL"
             )
 
 

@@ -1,9 +1,9 @@
 """Processes in a Gondolin micro-VM, over the socket that its SDK opens for each session.
 
-The protocol, from the SDK's `session-registry` and `control-protocol` (0.12): to the server, a length (u32, big-endian) and JSON; from it, a
-type (u8), a length (u32) and either JSON (type 0) or output (type 1: u8 1 stdout or 2 stderr, u32 id of the exec, bytes). An exec may print
-as many bytes as it has credit for, and gets more as they are consumed. Its standard input is sent as base64. There is no message that kills
-one, but the end of its input makes a session kill what it runs (`guest.py`).
+The protocol, from the SDK's `session-registry` and `control-protocol` (0.12): to the server, a length (u32, big-endian) and JSON; from it,
+a type (u8), a length (u32) and either JSON (type 0) or output (type 1: u8 1 stdout or 2 stderr, u32 id of the exec, bytes). An exec may
+print as many bytes as it has credit for, and gets more as they are consumed. Its standard input is sent as base64. There is no message that
+kills one, but the end of its input makes a session kill what it runs (`guest.py`).
 
 An exec that was given back may have left processes behind that still print: what they print is thrown away, and they never wait for credit.
 """

@@ -89,8 +89,8 @@ class _Line:
 class SessionPool:
     """Sessions on one machine. Coroutines of the I/O thread.
 
-    `connect` opens a connection to the machine; `ready` waits for a shell that was just started. `spares` is how many sessions wait ahead of
-    need; 0: none ever does.
+    `connect` opens a connection to the machine; `ready` waits for a shell that was just started. `spares` is how many sessions wait ahead
+    of need; 0: none ever does.
     """
 
     def __init__(self, connect: Connect, ready: Ready, *, spares: int = MIN_SPARES) -> None:

@@ -1,4 +1,4 @@
-"""A guest image for Gondolin, put together from registry packages: the SDK's own guest programs and init scripts, a Debian kernel, this system.
+"""A guest image for Gondolin, put together from registry packages: the SDK's own guest programs and init scripts, Debian's kernel.
 
 The SDK's package carries its guest programs as Zig sources and its init scripts as text, but neither a kernel nor a root file system. The
 compiler comes from PyPI (`ziglang`), the kernel from Debian (downloaded, not installed), and the root file system is what this machine's
