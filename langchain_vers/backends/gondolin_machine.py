@@ -134,7 +134,8 @@ class Machine:
                 base = folder / "base.qcow2"
                 await io.blocking(_link_or_copy, checkpoint, base)
             environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-            environment |= {"TMPDIR": str(folder), "GONDOLIN_SESSIONS_DIR": str(folder)}
+            # In a folder of their own, as the SDK takes other sockets beside them for left over and removes them.
+            environment |= {"TMPDIR": str(folder), "GONDOLIN_SESSIONS_DIR": str(folder / "sessions")}
             bridge = await _Bridge.start([programs.node, str(BRIDGE), programs.sdk], cwd=str(folder), env=environment)
         except BaseException:
             await io.blocking(_remove_folder, folder, lock)

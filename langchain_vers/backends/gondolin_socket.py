@@ -231,6 +231,8 @@ class GondolinConnection:
 
     def _message(self, message: Any) -> str | None:  # noqa: ANN401  # JSON of the other side
         """Take a message; the reason if there will be no further one."""
+        if not isinstance(message, dict):
+            raise ValueError("no message")
         kind = message.get("type")
         if kind == "exec_response":
             if (process := self._execs.pop(message.get("id"), None)) is not None:
@@ -257,5 +259,6 @@ class GondolinConnection:
         """Close the connection at once."""
         self.alive = False
         self.ended.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.ended
+        await asyncio.gather(self.ended, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rigs.embedded import EmbeddedVers
+from rigs.gondolin import Gondolin
 from rigs.network import NetworkThread, Relay
 from rigs.openssh import Platform, UserBackend
 
@@ -70,3 +71,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVers
     server = EmbeddedVers(tmp_path_factory.mktemp("processes") / "data", "process")
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def gondolin(tmp_path_factory: pytest.TempPathFactory) -> Gondolin:
+    """Makes backends on Gondolin micro-VMs."""
+    return Gondolin(tmp_path_factory.mktemp("gondolin"))

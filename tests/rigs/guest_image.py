@@ -42,7 +42,6 @@ import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 const [sdk, folder] = process.argv.slice(2);
 const { ROOTFS_INIT_SCRIPT, INITRAMFS_INIT_SCRIPT } = await import(pathToFileURL(`${sdk}/dist/src/alpine/init-scripts.js`));
-const { computeAssetBuildId } = await import(pathToFileURL(`${sdk}/dist/src/assets.js`));
 writeFileSync(`${folder}/init`, ROOTFS_INIT_SCRIPT, { mode: 0o755 });
 writeFileSync(`${folder}/initramfs-init`, INITRAMFS_INIT_SCRIPT, { mode: 0o755 });
 """
@@ -65,7 +64,7 @@ for server in $dns; do echo "nameserver $server" >>/etc/resolv.conf; done
 """
 
 
-class Gondolin:
+class Programs:
     """The programs that the tests of the Gondolin backend need: Node, the SDK, QEMU, and a guest image."""
 
     def __init__(self, folder: Path, image: Path) -> None:
@@ -74,7 +73,7 @@ class Gondolin:
         self.image = image
 
 
-def prepared() -> Gondolin:
+def prepared() -> Programs:
     """Everything that is needed, from the folder where it is kept; tests that lack a program for it are skipped, and fail under CI."""
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ARCHITECTURES:
@@ -99,10 +98,10 @@ def prepared() -> Gondolin:
         kernel = _kernel(folder)
         image = folder / f"image-{_version(kernel)}"
         if not (image / "manifest.json").exists():
-            gondolin = Gondolin(folder, image)
+            programs = Programs(folder, image)
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                _build(gondolin, kernel, ARCHITECTURES[machine][1], Path(work))
-        return Gondolin(folder, image)
+                _build(programs, kernel, ARCHITECTURES[machine][1], Path(work))
+        return Programs(folder, image)
 
 
 def _run(*argv: str | Path, cwd: Path | None = None) -> str:
@@ -165,18 +164,18 @@ def _closure() -> set[str]:
     return {package for package in found if package not in {"debconf", "perl-base", "dpkg", "libc-bin"}}
 
 
-def _build(gondolin: Gondolin, kernel: Path, architecture: str, work: Path) -> None:
+def _build(programs: Programs, kernel: Path, architecture: str, work: Path) -> None:
     (work / "init-scripts.mjs").write_text(_INIT_SCRIPTS)
-    _run(gondolin.node, work / "init-scripts.mjs", gondolin.sdk, work)
-    programs = _guest_programs(gondolin.sdk / "dist/guest/src", architecture, gondolin.image.parent)
+    _run(programs.node, work / "init-scripts.mjs", programs.sdk, work)
+    guest_programs = _guest_programs(programs.sdk / "dist/guest/src", architecture, programs.image.parent)
     made = work / "image"
     made.mkdir()
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     shutil.copy(vmlinuz, made / "vmlinuz")
     _initramfs(kernel, work, made / "initramfs.cpio.gz")
-    _root(work, programs, made / "rootfs.ext4")
-    _manifest(gondolin, architecture, made)
-    made.rename(gondolin.image)
+    _root(work, guest_programs, made / "rootfs.ext4")
+    _manifest(programs, architecture, made)
+    made.rename(programs.image)
 
 
 def _guest_programs(source: Path, architecture: str, folder: Path) -> Path:
@@ -273,7 +272,7 @@ def _root(work: Path, programs: Path, target: Path) -> None:
     _run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard", "-d", root, target, "1G")
 
 
-def _manifest(gondolin: Gondolin, architecture: str, made: Path) -> None:
+def _manifest(programs: Programs, architecture: str, made: Path) -> None:
     assets = {"kernel": "vmlinuz", "initramfs": "initramfs.cpio.gz", "rootfs": "rootfs.ext4"}
     checksums = {}
     for kind, name in assets.items():
@@ -281,7 +280,7 @@ def _manifest(gondolin: Gondolin, architecture: str, made: Path) -> None:
             checksums[kind] = hashlib.file_digest(file, "sha256").hexdigest()
     script = made.parent / "build-id.mjs"
     script.write_text(_BUILD_ID)
-    build_id = _run(gondolin.node, script, gondolin.sdk, json.dumps({"checksums": checksums, "arch": architecture})).strip()
+    build_id = _run(programs.node, script, programs.sdk, json.dumps({"checksums": checksums, "arch": architecture})).strip()
     manifest = {
         "version": 1,
         "buildId": build_id,
