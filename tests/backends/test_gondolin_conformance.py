@@ -1,4 +1,4 @@
-"""The conformance suite over GondolinBackend, on a real micro-VM that QEMU runs by itself. It takes minutes: the guest is slow without KVM."""
+"""The conformance suite over GondolinBackend, on a real micro-VM. It takes minutes: the guest is slow, as QEMU runs it without KVM."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from langchain_vers.errors import Denied, Gone, Interrupted, Unreachable
 from langchain_vers.testing.harness import PATIENCE_SECONDS, shell, until
 
 pytestmark = pytest.mark.timeout(600)
+NAME = socket.gethostname()
+"""A name of this machine that its guests have no other meaning for, as they have for `localhost`."""
 
 
 def folders() -> set[Path]:
@@ -46,10 +49,10 @@ def started_by_us(name: str) -> list[psutil.Process]:
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(gondolin: Gondolin, tmp_path: Path) -> None:
     before = folders()
-    with pytest.raises(Unreachable, match="could not be started: .*qemu"):
+    with pytest.raises(Unreachable, match=r"could not be started: .*qemu"):
         run(gondolin.backend(hardware=gondolin.hardware(qemu="/nowhere/qemu-system-x86_64")).exec("true"))
     (tmp_path / "image").mkdir()
-    with pytest.raises(Unreachable, match="could not be started: .*image"):
+    with pytest.raises(Unreachable, match=r"could not be started: .*image"):
         run(gondolin.backend(image=tmp_path / "image").exec("true"))
     with pytest.raises(Unreachable, match="could not be started"):
         run(gondolin.backend(hardware=gondolin.hardware(start_seconds=0.5)).exec("true"))
@@ -99,7 +102,7 @@ def seen() -> list[str]:
 
 @pytest.fixture(scope="module")
 def port(seen: list[str]) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (_Server,), {"seen": seen}))
+    server = ThreadingHTTPServer((socket.gethostbyname(NAME), 0), type("Server", (_Server,), {"seen": seen}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
     server.shutdown()
@@ -130,10 +133,10 @@ def machine(gondolin: Gondolin, shared: Path, port: int) -> Iterator[GondolinBac
             hidden=[".env"],
             env={"PLAIN": "value", "SENT": Secret("PLAIN_SECRET")},
             egress=Egress(
-                tcp={"mapped.test:80": f"127.0.0.1:{port}"},
-                hosts=["localhost"],
-                internal_hosts=["localhost"],
-                secrets={"TOKEN": HeldSecret(Secret("HOST_TOKEN"), ["localhost"])},
+                hosts=[NAME],
+                internal_hosts=[NAME],
+                secrets={"TOKEN": HeldSecret(Secret("HOST_TOKEN"), [NAME])},
+                tcp={"mapped.test:80": f"{NAME}:{port}"},
             ),
         )
         yield backend
@@ -180,10 +183,15 @@ class TestWhatTheGuestSees:
         assert "HTTP_PROXY" not in found and "HOST_TOKEN" not in found
         assert found["TOKEN"] and "the-real-token" not in str(found)
 
-    def test_mapped_hosts_are_reached_and_no_others(self, machine: GondolinBackend, seen: list[str]) -> None:
-        assert run(shell(machine, "wget -qO- -T 20 http://mapped.test/")) == "answer"
+    def test_a_secret_goes_to_its_host_and_stays_out_of_the_guest(self, machine: GondolinBackend, port: int, seen: list[str]) -> None:
+        assert run(shell(machine, f'wget -qO- -T 20 --header "X-Token: $TOKEN" http://{NAME}:{port}/')) == "answer"
+        assert seen[-1] == "the-real-token"
+
+    def test_mapped_hosts_are_reached_and_no_others(self, machine: GondolinBackend, port: int, seen: list[str]) -> None:
+        assert run(shell(machine, 'wget -qO- -T 20 --header "X-Token: $TOKEN" http://mapped.test/')) == "answer"
+        assert seen[-1] and seen[-1] != "the-real-token", "nobody looks into mapped connections"
         asked = len(seen)
-        assert run(machine.exec("wget -qO- -T 20 http://other.test/")).exit_code != 0
+        assert run(machine.exec(f"wget -qO- -T 20 http://other.test:{port}/")).exit_code != 0
         assert len(seen) == asked
 
 

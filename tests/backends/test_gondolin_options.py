@@ -166,7 +166,7 @@ def test_missing_node_says_what_to_install(tmp_path: Path, node: str) -> None:
 
 def test_missing_sdk_says_what_to_install(tmp_path: Path) -> None:
     node = str(program(tmp_path / "bin/node"))
-    with pytest.raises(Unreachable, match="npm install .*@earendil-works/gondolin"):
+    with pytest.raises(Unreachable, match=r"npm install .*@earendil-works/gondolin"):
         find_programs(node, None, {"PATH": ""}, tmp_path)
     with pytest.raises(Unreachable, match="nowhere"):
         find_programs(node, "/nowhere", {"PATH": ""}, tmp_path)
