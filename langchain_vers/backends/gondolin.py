@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -45,6 +46,15 @@ from langchain_vers.errors import BadInput, Gone, Missing, Unsupported
 __all__ = ["Egress", "GondolinBackend", "Hardware", "HeldSecret", "SSHEgress", "SSHKey"]
 
 _REFERENCE = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class _Hold:
+    """Which VM a backend works on: one for all views of the backend."""
+
+    machine_id: str | None
+    starting: asyncio.Task[Machine] | None = None
+    deleted: bool = False
 
 
 class GondolinBackend(ShellBackend, Snapshots):
@@ -99,8 +109,7 @@ class GondolinBackend(ShellBackend, Snapshots):
         self._attach(None)
 
     def _attach(self, machine_id: str | None) -> None:
-        self.machine_id = machine_id
-        self._starting: asyncio.Task[Machine] | None = None
+        self._hold = _Hold(machine_id)
         # A session that waits is work for Gondolin, so that a VM with one never pauses.
         spares = 0 if self._hardware.idle_pause is not None else 1
         self._pool = SessionPool(self._connect, self._ready, spares=spares)
@@ -119,16 +128,24 @@ class GondolinBackend(ShellBackend, Snapshots):
         """What `~` means to its commands."""
         return HOME if self._hardware.disk != "readonly" else "/root"
 
+    @property
+    def machine_id(self) -> str | None:  # type: ignore[override]  # nobody but this class sets it
+        """The VM's id, None before it has been started."""
+        return self._hold.machine_id
+
     # --- the machine ---
 
     async def _machine(self) -> Machine:
-        if self.machine_id is not None:
-            return self._found(self.machine_id)
-        if self._starting is None or (self._starting.done() and (self._starting.cancelled() or self._starting.exception() is not None)):
-            self._starting = asyncio.get_running_loop().create_task(self._start())
+        hold = self._hold
+        if hold.machine_id is not None:
+            return self._found(hold.machine_id)
+        if hold.deleted:
+            raise Gone("this Gondolin micro-VM was deleted before it had started; make a new one")
+        if hold.starting is None or (hold.starting.done() and (hold.starting.cancelled() or hold.starting.exception() is not None)):
+            hold.starting = asyncio.get_running_loop().create_task(self._start())
         # One that gives up does not end the start for the others that wait for it.
-        machine = await asyncio.shield(self._starting)
-        self.machine_id = machine.id
+        machine = await asyncio.shield(hold.starting)
+        hold.machine_id = machine.id
         return machine
 
     def _found(self, machine_id: str) -> Machine:
@@ -181,10 +198,14 @@ class GondolinBackend(ShellBackend, Snapshots):
     async def delete(self) -> None:
         """End the VM, whatever runs on it. Its snapshots stay. May be called twice."""
         await self.close()
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-            await asyncio.gather(self._starting, return_exceptions=True)
-        machine = machines.get(self.machine_id) if self.machine_id is not None else None
+        hold = self._hold
+        hold.deleted = True
+        if hold.starting is not None and hold.machine_id is None:
+            hold.starting.cancel()
+            (made,) = await asyncio.gather(hold.starting, return_exceptions=True)
+            if isinstance(made, Machine):
+                hold.machine_id = made.id
+        machine = machines.get(hold.machine_id) if hold.machine_id is not None else None
         if machine is not None:
             await machine.end()
 

@@ -280,7 +280,7 @@ class Machine:
             self._bridge.kill()
             await self._over.wait()
         await asyncio.gather(self._reading, return_exceptions=True)
-        _remove_folder(self._folder, self._lock)
+        await io.blocking(_remove_folder, self._folder, self._lock)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -231,11 +231,11 @@ class GondolinConnection:
 
     def _message(self, message: Any) -> str | None:  # noqa: ANN401  # JSON of the other side
         """Take a message; the reason if there will be no further one."""
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or not isinstance(message.get("id", 0), int | None):
             raise ValueError("no message")
         kind = message.get("type")
         if kind == "exec_response":
-            if (process := self._execs.pop(message.get("id"), None)) is not None:
+            if (process := self._execs.pop(message.get("id", 0), None)) is not None:
                 process.over(cleanly=True)
         elif kind == "error":
             detail = f"{message.get('message')} ({message.get('code')})"

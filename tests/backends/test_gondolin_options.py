@@ -177,6 +177,8 @@ def test_nothing_is_looked_for_before_first_use(tmp_path: Path) -> None:
     assert backend.machine_id is None
     run(backend.close())
     run(backend.delete())
+    with pytest.raises(Gone, match="deleted"):
+        run(backend.exec("true"))
 
 
 def test_a_workspace_that_is_not_there(tmp_path: Path) -> None:
