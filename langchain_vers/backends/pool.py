@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from langchain_vers.backends import guest
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.errors import Unreachable, VersError
-from langchain_vers.platform.tunnel import SSHConnection, SSHProcess
 
 MAX_SESSIONS = 8
 """Sessions on one connection. OpenSSH allows 10 (`MaxSessions`), and counts one until its shell has tidied up after its channel closed."""
@@ -27,14 +27,35 @@ REFILL_SECONDS = 2.0
 IDLE_SECONDS = 60.0
 """After this time without a call, further connections and further spares are given back."""
 
-Connect = Callable[[], Awaitable[SSHConnection]]
+
+class PooledProcess(Process, Protocol):
+    """A process that says when it takes no more room on its connection."""
+
+    on_close: Callable[[], None]
+
+
+class Connection(Protocol):
+    """A connection to a machine that carries several processes."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether further ones can be started."""
+
+    async def start(self, command: str, /) -> PooledProcess:
+        """Run a shell command."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
+Connect = Callable[[], Awaitable[Connection]]
 Ready = Callable[[Process, str], Awaitable[Session]]
 
 
 class _Line:
     """A connection, perhaps still being opened, and the sessions that it carries or is about to."""
 
-    def __init__(self, opening: asyncio.Task[SSHConnection]) -> None:
+    def __init__(self, opening: asyncio.Task[Connection]) -> None:
         self.opening = opening
         self.sessions = 0
 
@@ -45,7 +66,7 @@ class _Line:
             return True
         return not self.opening.cancelled() and self.opening.exception() is None and self.opening.result().alive
 
-    async def connection(self) -> SSHConnection:
+    async def connection(self) -> Connection:
         """The connection, when it is open.
 
         Raises:
@@ -68,15 +89,17 @@ class _Line:
 class SessionPool:
     """Sessions on one machine. Coroutines of the I/O thread.
 
-    `connect` opens a connection to the machine; `ready` waits for a shell that was just started.
+    `connect` opens a connection to the machine; `ready` waits for a shell that was just started. `spares` is how many sessions wait ahead
+    of need; 0: none ever does.
     """
 
-    def __init__(self, connect: Connect, ready: Ready) -> None:
+    def __init__(self, connect: Connect, ready: Ready, *, spares: int = MIN_SPARES) -> None:
+        self._least, self._most = spares, MAX_SPARES if spares else 0
         self._connect = connect
         self._ready = ready
         self._lines: list[_Line] = []
         self._spares: deque[tuple[_Line, Session]] = deque()
-        self._wanted = MIN_SPARES
+        self._wanted = spares
         self._refilling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._freed = asyncio.Event()
@@ -95,7 +118,7 @@ class SessionPool:
             _, session = self._spares.popleft()
         else:
             if self._lines:
-                self._wanted = min(self._wanted + 1, MAX_SPARES)
+                self._wanted = min(self._wanted + 1, self._most)
             session = await self._open()
         # Opening the next one at once would compete with the call itself for both machines' processors.
         asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill)
@@ -137,9 +160,9 @@ class SessionPool:
         self._lines.append(line)
         return line
 
-    async def _start(self, line: _Line, connection: SSHConnection) -> Session:
+    async def _start(self, line: _Line, connection: Connection) -> Session:
         mark = Session.new_mark()
-        process: SSHProcess = await connection.start(guest.boot(mark))
+        process = await connection.start(guest.boot(mark))
 
         def release() -> None:
             line.sessions -= 1
@@ -187,8 +210,8 @@ class SessionPool:
 
     def _shrink(self) -> None:
         """Back to one connection and two spares, as far as nothing runs."""
-        self._wanted = MIN_SPARES
-        kept = deque([spare for spare in self._spares if spare[0] is self._lines[0]][:MIN_SPARES])
+        self._wanted = self._least
+        kept = deque([spare for spare in self._spares if spare[0] is self._lines[0]][: self._least])
         for spare in self._spares:
             if spare not in kept:
                 spare[1].process.close()

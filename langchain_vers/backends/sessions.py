@@ -28,6 +28,8 @@ QUIET_SECONDS = 0.1
 """How long the output must be silent after a command's end when a background process of it still holds it open."""
 BACKSTOP_SECONDS = 60.0
 """How long after its time limit a machine ends a command by itself, where its transport does not tell it that nobody waits any more."""
+_LONGEST_QUIET_SECONDS = 5.0
+"""The same on the slowest machines, where it grows with the time that a command takes to begin: its last words take as long to come."""
 _SLACK = 2
 """`Tail` drops its head when it holds this many times what it must keep, so that each byte is moved at most once on average."""
 
@@ -196,6 +198,7 @@ class Running:
         self.control = Control()
         self.tail = Tail(tail_limit)
         self.started = time.monotonic()
+        self._quiet = QUIET_SECONDS
         self._limit = math.inf if timeout is None else self.started + timeout
 
     async def follow(self, on_output: OutputCallback | None) -> End:
@@ -221,7 +224,10 @@ class Running:
                 if on_output is not None and (awaitable := on_output(data)) is not None:
                     await awaitable
             elif kind == 2:
+                begun = control.begun
                 control.feed(data)
+                if control.begun and not begun:
+                    self._quiet = min(max(QUIET_SECONDS, 5 * (time.monotonic() - self.started)), _LONGEST_QUIET_SECONDS)
                 if control.refused is not None:
                     return End.REFUSED
                 if control.released:
@@ -235,7 +241,7 @@ class Running:
         if releasing:
             return KILL_SECONDS
         if self.control.done:
-            return QUIET_SECONDS
+            return self._quiet
         now = time.monotonic()
         if not self.control.begun:
             return self.started + ANSWER_SECONDS - now

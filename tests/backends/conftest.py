@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rigs.docker import ContainerEngine, Dockerd, Podman, engine
 from rigs.embedded import EmbeddedVers
+from rigs.gondolin import Gondolin
 from rigs.network import NetworkThread, Relay
 from rigs.openssh import Platform, UserBackend
 
@@ -83,3 +84,9 @@ def dockerd() -> Iterator[ContainerEngine]:
 def podman() -> Iterator[ContainerEngine]:
     """The same of Podman."""
     yield from engine(Podman)
+
+
+@pytest.fixture(scope="session")
+def gondolin(tmp_path_factory: pytest.TempPathFactory) -> Gondolin:
+    """Makes backends on Gondolin micro-VMs."""
+    return Gondolin(tmp_path_factory.mktemp("gondolin"))
