@@ -48,7 +48,7 @@ class LateChannel(paramiko.Channel):
 @pytest.mark.parametrize("late", ["stdout", "stderr"])
 async def test_output_that_arrives_together_with_the_end_is_not_lost(late: str) -> None:
     async def everything() -> dict[int, bytes]:
-        connection: Any = SimpleNamespace(server_name="machine")
+        connection: Any = SimpleNamespace(peer=SimpleNamespace(name="machine"))
         process = SSHProcess(connection, LateChannel(late))
         found: dict[int, bytes] = {1: b"", 2: b""}
         while (piece := await process.receive())[0] != 0:
