@@ -19,9 +19,9 @@ from langchain_vers.backends.docker_container import Container
 from langchain_vers.backends.docker_engine import Engine
 from langchain_vers.backends.environment import Secret
 from langchain_vers.backends.paths import Mount
-from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.sessions import Running, Session
 from langchain_vers.backends.shell import ShellBackend
-from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Interrupted, Unreachable
+from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Gone, Interrupted, Unreachable, VersError
 
 MAX_BRANCHES = 100
 
@@ -146,6 +146,16 @@ class DockerBackend(ShellBackend, Snapshots):
         except Unreachable as error:
             await self._container.explain(error)
             raise
+
+    async def _kill(self, running: Running) -> None:
+        try:
+            await super()._kill(running)
+        except Gone:
+            raise
+        except VersError:
+            # A container that may have no further process (a fork bomb) can stop nothing by itself.
+            if not await self._container.emptied():
+                raise
 
     async def _call(
         self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True, changes: bool = False

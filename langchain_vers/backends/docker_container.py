@@ -84,7 +84,10 @@ class Container:
             image = self.image
             self.id = await io.blocking(lambda: self.engine.create(image, self.shape, copies=True))
             return self.id
-        found = await io.blocking(self.engine.inspect, self.id)
+        try:
+            found = await io.blocking(self.engine.inspect, self.id)
+        except Gone as error:
+            raise self._gone() from error
         # From now on this very one: another may get its name.
         self.id = str(found["Id"])
         if (reason := self._reason(found)) is not None:
@@ -230,6 +233,17 @@ class Container:
         # The gate opens when the engine has done with it, also for a caller who does not wait for that.
         return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
 
+    async def emptied(self) -> bool:
+        """Kill all that runs in it by starting it anew, if it is this package's own and not paused; whether that was done."""
+        if self.attached or self.id is None:
+            return False
+        found = await io.blocking(self.engine.inspect, self.id)
+        if self._reason(found) is not None or _labels(found).get(LABEL) != "container":
+            return False
+        async with _gate(self.id).commit():
+            await io.blocking(self.engine.restart, self.id)
+        return True
+
     # --- what is wrong with it ---
 
     async def explain(self, error: VersError) -> None:
@@ -245,10 +259,13 @@ class Container:
         try:
             return self._reason(await io.blocking(self.engine.inspect, self.id)) or error
         except Gone:
-            return Gone(f"{self.words} does not exist any more; {_REMOVED}", machine_id=self.id)
+            return self._gone()
         except VersError as reason:
             reason.machine_id = self.id
             return reason
+
+    def _gone(self) -> Gone:
+        return Gone(f"{self.words} does not exist any more; {_REMOVED}", machine_id=self.id)
 
     def _reason(self, found: dict[str, Any]) -> VersError | None:
         state = found.get("State") or {}

@@ -6,6 +6,7 @@ Everything here blocks; `docker.py` calls it in threads. The SDK is an extra and
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import tarfile
@@ -175,11 +176,10 @@ class Engine:
             )["Id"]
         try:
             with self.errors(f"image {image}"):
+                owner = self._owner(container, shape.user) if copies and shape.copies else (0, 0)
                 for mount in shape.copies if copies else ():
-                    self._copy(container, mount)
+                    self._copy(container, mount, owner)
                 self._api.start(container)
-                if copies and shape.copies and shape.user is not None:
-                    self._run(container, ["chown", "-hR", shape.user, *(mount.guest for mount in shape.copies)])
         except BaseException:
             with contextlib.suppress(VersError):
                 self.remove(container)
@@ -206,11 +206,36 @@ class Engine:
             security_opt=["no-new-privileges"],
         )
 
-    def _copy(self, container: str, mount: Mount) -> None:
+    def _owner(self, container: str, user: str | None) -> tuple[int, int]:
+        """The numbers of a user such as "agent", "1000" or "1000:1000", by the container's own records."""
+        if user is None:
+            return 0, 0
+        name, _, group = user.partition(":")
+        found = next((fields for fields in self._records(container, "passwd") if name in (fields[0], fields[2])), None)
+        if found is None and not name.isdigit():
+            raise BadInput(f"user {name!r} is not known in the image; give a number, or a name that is in its /etc/passwd")
+        number = int(found[2]) if found is not None else int(name)
+        if not group:
+            return number, int(found[3]) if found is not None else 0
+        groups = {fields[0]: int(fields[2]) for fields in self._records(container, "group")}
+        if group not in groups and not group.isdigit():
+            raise BadInput(f"group {group!r} is not known in the image; give a number, or a name that is in its /etc/group")
+        return number, groups[group] if group in groups else int(group)
+
+    def _records(self, container: str, name: str) -> list[list[str]]:
+        with contextlib.suppress(Gone), self.errors(f"/etc/{name} in the image"):
+            chunks, _ = self._api.get_archive(container, f"/etc/{name}")
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+                file = tar.extractfile(tar.getmembers()[0])
+                lines = [] if file is None else file.read().decode(errors="replace").splitlines()
+                return [fields for line in lines if len(fields := line.split(":")) >= 4]
+        return []
+
+    def _copy(self, container: str, mount: Mount, owner: tuple[int, int]) -> None:
         """Put a copy of a folder (or file) into a container. Links stay links; pipes, sockets and devices are left out."""
 
         def own(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-            member.uid = member.gid = 0
+            member.uid, member.gid = owner
             member.uname = member.gname = ""
             return member if member.isfile() or member.isdir() or member.issym() or member.islnk() else None
 
@@ -248,6 +273,11 @@ class Engine:
         """Kill and remove a container with its anonymous volumes; one that does not exist (any more) is removed."""
         with contextlib.suppress(Gone), self.errors(f"container {container[:12]}"):
             self._api.remove_container(container, force=True, v=True)
+
+    def restart(self, container: str) -> None:
+        """Kill all that runs in a container, and start it again with its files as they are."""
+        with self.errors(f"container {container[:12]}"):
+            self._api.restart(container, timeout=0)
 
     # --- processes ---
 

@@ -18,6 +18,7 @@ from rigs.docker import AGENT, IMAGE, ContainerEngine
 from rigs.users import ROOT
 
 from langchain_vers._io import on_io, run
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import Snapshots
 from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.backends.docker_options import CAPABILITIES, LABEL
@@ -200,8 +201,8 @@ def test_a_container_has_no_rights_that_it_does_not_need(dockerd: ContainerEngin
 
 
 def test_root_can_work_as_usual(make: Make) -> None:
-    backend = make()
-    assert text(backend, "touch f; chown agent f; su agent -c 'id -un; chmod 600 f; test -r f && echo mine'", cwd="/tmp") == "agent\nmine"
+    command = "touch f; chown agent f; setpriv --reuid=agent --regid=1000 --clear-groups sh -c 'id -un; chmod 600 f && echo mine'"
+    assert text(make(), command, cwd="/tmp") == "agent\nmine"
 
 
 def test_proxies_of_this_users_settings_do_not_reach_it(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,8 +226,9 @@ def test_memory(make: Make) -> None:
     assert text(backend, "echo on") == "on"
 
 
-def test_processes(dockerd: ContainerEngine, make: Make) -> None:
+def test_processes(dockerd: ContainerEngine, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork bomb fills what the container may have, and is gone when its time is up."""
+    monkeypatch.setattr(sessions, "KILL_SECONDS", 2.0)
     backend = make(pids=64)
     run(backend.exec("true"))
     result = run(backend.exec("bomb() { bomb | bomb & }; bomb; sleep 30", timeout=1))
@@ -288,7 +290,7 @@ def test_workspace_and_mounts(make: Make, tmp_path: Path) -> None:
     assert text(backend, "cat /docs/sub/f") == "docs"
     with pytest.raises(Denied):
         run(backend.write("/docs/new", b""))
-    assert text(backend, "cat sub/f; readlink link; stat -c %U . sub/f; echo changed >sub/f; ls", cwd="/var/deep/seed").split() == [
+    assert text(backend, "cat sub/f; echo; readlink link; stat -c %U . sub/f; echo changed >sub/f; ls", cwd="/var/deep/seed").split() == [
         *("seed", "/etc/shadow", "agent", "agent"),
         *("link", "sub", "é", "b"),
     ]
@@ -306,7 +308,7 @@ def test_a_copy_leaves_out_what_is_no_file(make: Make, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("1")
     os.link(tmp_path / "f", tmp_path / "g")
     backend = make(mounts=[Mount(str(tmp_path), "/copy", "copy"), Mount(str(tmp_path / "f"), "/single/file", "copy")])
-    assert text(backend, "cat /copy/g /single/file; ls /copy").split() == ["11", "f", "g"]
+    assert text(backend, "cat /copy/g /single/file; echo; ls /copy").split() == ["11", "f", "g"]
 
 
 # --- variables ---

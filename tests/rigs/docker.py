@@ -25,6 +25,8 @@ from docker import APIClient
 
 from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.backends.docker_options import LABEL
+from rigs.certificates import Authority
+from rigs.openssh import _free_port as free_port
 from rigs.programs import require
 from rigs.users import ROOT
 
@@ -186,13 +188,28 @@ class ContainerEngine:
 
 
 class Dockerd(ContainerEngine):
-    """Docker's server, with a containerd of its own, no network but those that a test makes, and no firewall rules."""
+    """Docker's server, with a containerd of its own, no network but those that a test makes, and no firewall rules.
+
+    It listens on the loopback too, by TLS; `certificates` is what DOCKER_CERT_PATH has to be for that.
+    """
 
     def command(self) -> list[str]:
         folder = self.folder
+        self.certificates = folder / "certificates"
+        if not self.certificates.exists():
+            self.certificates.mkdir()
+            authority = Authority(self.certificates, "engine")
+            authority.server_context("localhost")
+            both = next(self.certificates.glob("server-*.pem")).read_bytes()
+            for name in ("cert.pem", "key.pem"):
+                (self.certificates / name).write_bytes(both)
+            authority.file.rename(self.certificates / "ca.pem")
+            self.port = free_port()
+        tls = [f"--tls{name}={self.certificates / file}.pem" for name, file in (("cacert", "ca"), ("cert", "cert"), ("key", "key"))]
         return [
             require("dockerd", "docker.io"),
             *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid")),
+            *("-H", f"tcp://127.0.0.1:{self.port}", "--tls", *tls),
             *("-H", self.url, "--iptables=false", "--ip6tables=false", "--bridge=none", "--shutdown-timeout", "1"),
         ]
 
