@@ -23,6 +23,8 @@ import pytest
 
 from rigs.programs import require
 
+CACHE = Path(tempfile.gettempdir()) / f"langchain-vers-tests-{os.getuid()}"
+"""Where everything is kept; decided before a test has a folder for temporary files of its own."""
 SDK = "@earendil-works/gondolin@0.12.0"
 NODE = "node@24"
 ARCHITECTURES = {"x86_64": ("amd64", "x86_64"), "aarch64": ("arm64", "aarch64")}
@@ -32,7 +34,7 @@ PACKAGES = (
 )  # fmt: skip
 LINKS = {"sh": "bash", "awk": "mawk"}
 """Names in /usr/bin that Debian's packages leave to their scripts."""
-APPLETS = ("ip", "udhcpc", "modprobe", "switch_root", "mount", "wget", "ps", "nc")
+APPLETS = ("ip", "udhcpc", "modprobe", "switch_root", "mount")
 """What the guest takes from busybox, unless a package brings it."""
 MODULES = ("virtio_pci", "virtio_blk", "ext4", "virtio_console", "virtio_net", "virtio_rng", "fuse")
 GUEST_PROGRAMS = ("sandboxd", "sandboxfs")
@@ -88,7 +90,7 @@ def prepared() -> Programs:
         ("busybox", "busybox-static"),
     ):
         require(program, package)
-    folder = Path(tempfile.gettempdir()) / f"langchain-vers-tests-{os.getuid()}"
+    folder = CACHE
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise RuntimeError(f"{folder} is somebody else's")
