@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from langchain_vers import workers
 from langchain_vers._io import io, on_io, run
+from langchain_vers.asking import Rounds
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gate import Gate
@@ -35,6 +36,7 @@ from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Account, Link, abandon
 from langchain_vers.platform import Credentials, VersClient
+from langchain_vers.policy import Policy
 from langchain_vers.turns import Place, Turns
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
@@ -94,6 +96,7 @@ class BackendContext:
         api_key, base_url, ssh_endpoint, ca_file: the platform, as for `Credentials` and `Endpoints`; default: the environment, then the
             configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
         data_dir: the embedded Vers's folder, if not its default.
+        policy: what calls may do (see `policy`); default: `Policy.open()`, everything.
         idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
     """
 
@@ -109,6 +112,7 @@ class BackendContext:
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         idle_pause: float | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
@@ -126,6 +130,9 @@ class BackendContext:
         self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
         self._registered: dict[str, Backend] = {}
         self._turns = Turns()
+        self.policy = Policy.open() if policy is None else policy
+        self.rounds = Rounds()
+        """Who asks for the calls that one task carries out."""
 
     # --- routing ---
 

@@ -93,7 +93,10 @@ _INSTALLS: dict[str, frozenset[str]] = {
     for names, verbs in (
         ("pip pip2 pip3", "install uninstall download wheel"),
         ("uv", "add remove sync pip tool venv python run lock self"),
-        ("npm pnpm yarn bun cnpm", "install i add ci update up upgrade uninstall remove rm un link exec dlx x create init global install-test it"),
+        (
+            "npm pnpm yarn bun cnpm",
+            "install i add ci update up upgrade uninstall remove rm un link exec dlx x create init global install-test it",
+        ),
         ("gem", "install uninstall update"),
         ("cargo", "install uninstall add update"),
         ("go", "install get"),
@@ -116,7 +119,12 @@ _GIT_READS = frozenset(
     "diff-index diff-files cherry for-each-ref show-ref check-ignore check-attr count-objects var version help whatchanged range-diff".split()
 )
 _GIT_NETWORK = frozenset("clone fetch pull push ls-remote fetch-pack send-pack svn p4 send-email request-pull".split())
-_GIT_BELOW = {"remote": {"update", "show", "prune"}, "submodule": {"update", "add", "init"}, "lfs": {"pull", "push", "fetch"}, "archive": set()}
+_GIT_BELOW = {
+    "remote": {"update", "show", "prune"},
+    "submodule": {"update", "add", "init"},
+    "lfs": {"pull", "push", "fetch"},
+    "archive": set(),
+}
 _MEANINGS = frozenset(
     "PATH IFS CDPATH ENV BASH_ENV BASH_FUNC SHELLOPTS BASHOPTS PROMPT_COMMAND PS0 PS1 PS4 LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT PYTHONSTARTUP "
     "PYTHONPATH PYTHONHOME PERL5LIB PERL5OPT RUBYOPT RUBYLIB NODE_OPTIONS GIT_SSH GIT_SSH_COMMAND GIT_EXTERNAL_DIFF GIT_PAGER GIT_EDITOR "
@@ -145,7 +153,11 @@ def kinds(command: Command) -> list[tuple[Kind, str]]:
             found.append(("destroy", f"it writes to a device: {command}"))
     if not name:
         return found
-    found += [(kind, f"{_DESCRIBED[kind]}: {command}") for kind, names in _NAMES.items() if name in names or name.partition(".")[0] == "mkfs" == kind]
+    found += [
+        (kind, f"{_DESCRIBED[kind]}: {command}")
+        for kind, names in _NAMES.items()
+        if name in names or name.partition(".")[0] == "mkfs" == kind
+    ]
     if name.startswith("mkfs."):
         found.append(("destroy", f"{_DESCRIBED['destroy']}: {command}"))
     verb = next((word.plain for word in command.words[1:] if not word.text.startswith("-")), None)
@@ -155,7 +167,11 @@ def kinds(command: Command) -> list[tuple[Kind, str]]:
         found.append(("install", f"{_DESCRIBED['install']}: {command}"))
     if name == "make" and any(word.text.startswith("install") or word.text.startswith("uninstall") for word in command.words[1:]):
         found.append(("install", f"{_DESCRIBED['install']}: {command}"))
-    if re.fullmatch(r"python[0-9.]*|setup\.py", name) and any(word.text.endswith("setup.py") for word in command.words) and verb is not None:
+    if (
+        re.fullmatch(r"python[0-9.]*|setup\.py", name)
+        and any(word.text.endswith("setup.py") for word in command.words)
+        and verb is not None
+    ):
         found += [("install", f"{_DESCRIBED['install']}: {command}")] if {"install", "develop"} & {w.text for w in command.words} else []
     if name == "git":
         found += _git_kinds(command)
@@ -247,11 +263,15 @@ def _operands(command: Command) -> list[Touch]:
         return _copied(name, words, recursive)
     if name == "dd":
         pairs = [(word.text.partition("="), word) for word in words]
-        return [Touch(replace(word, text=text[2]), "write" if text[0] == "of" else "read") for text, word in pairs if text[0] in {"of", "if"}]
+        return [
+            Touch(replace(word, text=text[2]), "write" if text[0] == "of" else "read") for text, word in pairs if text[0] in {"of", "if"}
+        ]
     if name == "find":
         starts = [word for word in _until_option(words)] or [Word(".")]
         deleting = any(word.text in {"-delete"} for word in words)
-        written = [Touch(words[n + 1], "write") for n, word in enumerate(words[:-1]) if word.text in {"-fprint", "-fprintf", "-fls", "-fprint0"}]
+        written = [
+            Touch(words[n + 1], "write") for n, word in enumerate(words[:-1]) if word.text in {"-fprint", "-fprintf", "-fls", "-fprint0"}
+        ]
         return [Touch(word, "remove" if deleting else "read", deep=True) for word in starts] + written
     if name in {"sed", "gsed", "perl"} and any(re.match(r"-[a-zA-Z]*i|--in-place", word.text) for word in words):
         rest = _bare(words, "efl")
@@ -374,7 +394,19 @@ def _sink(word: Word) -> bool:
 
 def _writes_after_all(name: str, words: Sequence[Word]) -> bool:
     texts = [word.text for word in words]
-    if any(not word.known for word in words) and name in {"find", "fd", "fdfind", "sort", "tree", "xxd", "uniq", "less", "file", "sed", "rg"}:
+    if any(not word.known for word in words) and name in {
+        "find",
+        "fd",
+        "fdfind",
+        "sort",
+        "tree",
+        "xxd",
+        "uniq",
+        "less",
+        "file",
+        "sed",
+        "rg",
+    }:
         return any(word.spread and not word.known for word in words)
     if name in {"find", "fd", "fdfind"}:
         return any(text.startswith(("-exec", "-ok", "-delete", "-fprint", "-fls", "-x", "-X", "--exec")) for text in texts)

@@ -338,9 +338,7 @@ class _Reader:
             given = text if text is not None else given
         if not (words or assignments or redirections):
             return
-        command = Command(
-            tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, _text(node)
-        )
+        command = Command(tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, _text(node))
         self.take(command, given)
 
     def take(self, command: Command, given: Word | None = None) -> None:

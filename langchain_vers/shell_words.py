@@ -52,7 +52,9 @@ def joined(folder: Word | None, word: Word) -> Word:
         return replace(word, known=False, text="")
     if folder.text in {"", "."} and not folder.home:
         return word
-    return replace(word, text=posixpath.join(folder.text or "/", word.text) if not folder.home else f"{folder.text}/{word.text}", home=folder.home)
+    return replace(
+        word, text=posixpath.join(folder.text or "/", word.text) if not folder.home else f"{folder.text}/{word.text}", home=folder.home
+    )
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,7 @@ def double_quoted(text: str) -> list[Cell]:
 
 
 _SIMPLE = {"a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_ANSI = re.compile(
-    rb"\\(?:([abeEfnrtv\\'\"?])|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.))", re.DOTALL
-)
+_ANSI = re.compile(rb"\\(?:([abeEfnrtv\\'\"?])|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.))", re.DOTALL)
 
 
 def ansi(text: str) -> list[Cell]:

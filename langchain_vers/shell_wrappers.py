@@ -171,7 +171,25 @@ _CODE = {
 """Languages, and the options that give them a program."""
 _EDITORS = {"vi", "vim", "nvim", "view", "ex", "ed", "red", "emacs", "emacsclient", "nano", "pico", "joe"}
 _QUESTIONS = {"--version", "--help", "-V", "-h", "-v"}
-_NEVER_NAMES = {"then", "fi", "do", "done", "else", "elif", "esac", "{", "}", "in", "function", "select", "case", "if", "for", "while", "until"}
+_NEVER_NAMES = {
+    "then",
+    "fi",
+    "do",
+    "done",
+    "else",
+    "elif",
+    "esac",
+    "{",
+    "}",
+    "in",
+    "function",
+    "select",
+    "case",
+    "if",
+    "for",
+    "while",
+    "until",
+}
 _OPTIONS_THAT_RUN = {
     "tar": ("--to-command", "--checkpoint-action", "-I", "--use-compress-program", "-F", "--info-script", "--new-volume-script", "--rsh-command"),
     "bsdtar": ("--use-compress-program",),
@@ -221,7 +239,9 @@ def inner(name: str | None, words: tuple[Word, ...], given: Word | None) -> Runs
     if name in _EDITORS:
         return Runs(doubts=("an editor may run commands",))
     if len(words) > 1 and (name, words[1].plain) in _RUNNERS:
-        return Runs((Argv(options(words[2:], "pn", ("--from", "--with", "--python", "--package", "--extra", "--group", "--env-file")).rest),))
+        return Runs(
+            (Argv(options(words[2:], "pn", ("--from", "--with", "--python", "--package", "--extra", "--group", "--env-file")).rest),)
+        )
     return Runs(doubts=tuple(_run_by_options(name, words)))
 
 
@@ -320,7 +340,9 @@ def _popd(words: tuple[Word, ...], given: Word | None) -> Runs:
 
 
 def _xargs(words: tuple[Word, ...], given: Word | None) -> Runs:
-    taken = options(words[1:], "aEeIiLlnPsdJR", ("--arg-file", "--delimiter", "--eof", "--replace", "--max-lines", "--max-args", "--max-procs"))
+    taken = options(
+        words[1:], "aEeIiLlnPsdJR", ("--arg-file", "--delimiter", "--eof", "--replace", "--max-lines", "--max-args", "--max-procs")
+    )
     if not taken.rest:
         return Runs()
     token = taken.value("-I", "-J", "-i", "--replace")

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
+from langchain_vers.policy import Policy
 from langchain_vers.tools import files, machines, search, shell
 from langchain_vers.tools.base import ToolSpec, build
 
@@ -46,6 +47,7 @@ class VersToolkit(BaseToolkit):
     ca_file: str | os.PathLike[str] | None = None
     data_dir: str | os.PathLike[str] | None = None
     idle_pause: float | None = None
+    policy: Policy | None = None
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -62,6 +64,7 @@ class VersToolkit(BaseToolkit):
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         idle_pause: float | None = None,
+        policy: Policy | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -75,6 +78,7 @@ class VersToolkit(BaseToolkit):
             "ca_file": ca_file,
             "data_dir": data_dir,
             "idle_pause": idle_pause,
+            "policy": policy,
             "context": context,
         }
         try:
@@ -103,7 +107,8 @@ class VersToolkit(BaseToolkit):
         def may_move(name: str, arguments: Mapping[str, Any]) -> bool:
             return name in moves and moves[name](arguments)
 
-        return [build(spec, self._context, may_move) for spec in specs]
+        by_name = {spec.name: spec for spec in specs}
+        return [build(spec, self._context, may_move, by_name) for spec in specs]
 
     def _select(self) -> list[ToolSpec]:
         specs = [*shell.SPECS, *files.SPECS, *search.SPECS, *machines.SPECS]

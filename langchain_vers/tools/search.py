@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import posixpath
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.globs import compile_glob
 from langchain_vers.errors import BadInput, Missing
+from langchain_vers.policy import Reach
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.files import head, listing
 from langchain_vers.tools.matches import Found, Search, format_matches, grep_command, grep_input, parse_grep, parse_rg, rg_command, select
@@ -125,7 +128,11 @@ async def _taken(backend: Backend, result: ExecResult) -> bytes:
     return result.tail
 
 
+def _within(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(paths=((arguments.get("path") or ".", "read", False),))
+
+
 SPECS = [
-    ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find),
-    ToolSpec("grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep),
+    ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find, reach=_within),
+    ToolSpec("grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep, reach=_within),
 ]
