@@ -330,7 +330,9 @@ async def _carry_out(
 
 
 async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any]) -> Verdict:
-    return await judge(context, place, spec.name, to_jsonable_python(arguments), spec.reach(arguments))
+    fields = spec.arguments.model_fields
+    given = {name: value for name, value in arguments.items() if name not in fields or value != fields[name].default}
+    return await judge(context, place, spec.name, to_jsonable_python(given), spec.reach(arguments))
 
 
 def _left(call: Call) -> dict[str, Any]:
