@@ -36,7 +36,7 @@ _SAID = frozenset(
     "whereis date uname id whoami groups hostname nproc arch tty uptime free ps lscpu lsblk lsmod locale getconf getent printenv env cal "
     "umask ulimit times let read unset declare typeset local readonly export logname factor numfmt hash help history dirs bc yes cd chdir "
     "pushd popd command builtin time timeout nice nohup exec coproc eval trap alias unalias getopts w who last lsof pgrep pstree vmstat "
-    "iostat tput clear stty ((".split()
+    "iostat tput clear stty xargs gxargs setsid stdbuf ionice taskset ((".split()
 )
 """Programs whose arguments are no files, or are not opened. Wrappers are among them: what they run is judged by itself."""
 _READERS = frozenset(

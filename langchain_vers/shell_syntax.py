@@ -140,11 +140,13 @@ def _read(reader: _Reader, script: str) -> None:
         reader.doubts.append("it has scripts in scripts in scripts")
         return
     reader.depth += 1
+    outer, reader.data = reader.data, data
     root = parser.parse(data).root_node
     if root.has_error:
         reader.doubts.append(f"its syntax is not understood at {shown(_error_text(root), 60)!r}")
     reader.visit(root)
     reader.depth -= 1
+    reader.data = outer
 
 
 def _error_text(root: Node) -> str:
@@ -183,6 +185,8 @@ class _Reader:
     depth: int = 0
     level: int = 0
     loops: int = 0
+    data: bytes = b""
+    """The script that is being read."""
     assigned: frozenset[str] = frozenset()
     """Variables of the shell itself that the script sets, and that are not known any more."""
     moves_in_function: bool = False
@@ -224,8 +228,19 @@ class _Reader:
         self.level -= 1
 
     def _children(self, node: Node) -> None:
+        if not node.children:
+            return
+        end = node.start_byte
         for child in node.children:
+            self._skipped(end, child.start_byte)
+            end = child.end_byte
             self.visit(child)
+        self._skipped(end, node.end_byte)
+
+    def _skipped(self, start: int, end: int) -> None:
+        """What stands between nodes must be blank: nothing of a script is passed over."""
+        if start < end and (gap := self.data[start:end].replace(b"\\\n", b"").strip(b" \t\r\n\\")):
+            self.doubts.append(f"it is not understood at {shown(gap.decode('utf-8', 'replace'), 60)!r}")
 
     # --- the parts that move or repeat ---
 
@@ -280,6 +295,8 @@ class _Reader:
     def _redirected(self, node: Node) -> None:
         redirects = [child for child in node.children if child.type.endswith("_redirect")]
         bodies = [child for child in node.children if not child.type.endswith("_redirect")]
+        if any(len(group) > 1 for group in self._grouped([child for child in node.children if child.is_named])):
+            self.doubts += self._stuck(node)
         if len(bodies) == 1 and bodies[0].type in {"command", "declaration_command", "unset_command", "test_command"}:
             self._command(bodies[0], redirects)
         elif len(bodies) == 1 and bodies[0].type in {"variable_assignment", "variable_assignments"}:
@@ -289,32 +306,58 @@ class _Reader:
                 self.visit(body)
             self._command(node, redirects, whole=False)
 
+    def _stuck(self, node: Node) -> list[str]:
+        """A doubt, if a redirection stands so close to a word that it may not be what the grammar takes it for. `a>b` and `2>a` are."""
+        nodes = [child for child in node.children if child.is_named]
+        pairs = zip(nodes, nodes[1:], strict=False)
+        odd = any(one.type.endswith("_redirect") and one.end_byte == other.start_byte and not other.type.endswith("_redirect") for one, other in pairs)
+        return [f"its words are not understood at {shown(_text(node), 60)!r}"] if odd else []
+
     def _assignments(self, node: Node, redirects: Sequence[Node]) -> None:
         parts = [node] if node.type == "variable_assignment" else node.children
-        self._make(node, [], [part for part in parts if part.type == "variable_assignment"], redirects)
+        self._make(node, [], [self._assigned([part]) for part in parts if part.type == "variable_assignment"], redirects)
 
     def _command(self, node: Node, redirects: Sequence[Node], *, whole: bool = True) -> None:
         children = node.children if whole else []
         inside = [child for child in children if child.type.endswith("_redirect")]
-        first = next((place for place, child in enumerate(children) if child.type == "command_name" or not child.is_named), len(children))
-        assigned = [child for child in children[:first] if child.type == "variable_assignment"]
-        named = node.type in {"declaration_command", "unset_command"}
+        assigned: list[tuple[str, list[Cell]]] = []
         words: list[Word] = []
         if node.type == "test_command":
             words = [Word(_text(children[0])), *(word for child in children[1:-1] for word in self._leaves(child))]
-        else:
-            for child in children:
-                if named and not words:
-                    words.append(Word(_text(child)))
-                elif child.type == "variable_assignment":
-                    if words:
-                        words += self.words(child)
-                elif child.type in _WORDS or child.type in {"$", "=="}:
-                    words += self.words(child)
-                elif child.is_named and not child.type.endswith("_redirect"):
-                    words.append(UNKNOWN)
-                    self.visit(child)
+            children = []
+        for group in self._grouped([child for child in children if not child.is_missing]):
+            first = group[0]
+            if first.type.endswith("_redirect"):
+                if len(group) > 1:
+                    self.doubts.append(f"its words are not understood at {shown(_text(node), 60)!r}")
+            elif first.type == "variable_assignment" and not words:
+                assigned.append(self._assigned(group))
+            elif node.type in {"declaration_command", "unset_command"} and not words:
+                words.append(Word(_text(first)))
+            else:
+                words += words_of(list(self._run(group)))
         self._make(node, words, assigned, [*inside, *redirects])
+
+    def _grouped(self, nodes: Sequence[Node]) -> list[list[Node]]:
+        """Nodes in groups that stand together without a blank: the grammar now and then takes one word for two."""
+        groups: list[list[Node]] = []
+        for node in nodes:
+            if groups:
+                gap = self.data[groups[-1][-1].end_byte : node.start_byte].replace(b"\\\n", b"")
+                if not gap:
+                    groups[-1].append(node)
+                    continue
+                if gap.strip():
+                    self.doubts.append(f"it is not understood at {shown(gap.decode('utf-8', 'replace'), 60)!r}")
+            groups.append([node])
+        return groups
+
+    def _assigned(self, group: Sequence[Node]) -> tuple[str, list[Cell]]:
+        """An assignment's name and the cells of its value."""
+        first = group[0]
+        name, _, _ = _text(first).partition("=")
+        parts = [*first.children[2:], *group[1:]]
+        return name.rstrip("+"), list(self._run(parts))
 
     def _leaves(self, node: Node) -> list[Word]:
         """The words of a test, whose operators do not matter."""
@@ -322,13 +365,10 @@ class _Reader:
             return self.words(node)
         return [word for child in node.children for word in self._leaves(child)]
 
-    def _make(self, node: Node, words: list[Word], assigned: Sequence[Node], redirects: Sequence[Node]) -> None:
+    def _make(self, node: Node, words: list[Word], assigned: Sequence[tuple[str, list[Cell]]], redirects: Sequence[Node]) -> None:
         """Take in a command, and what it runs."""
-        assignments = []
-        for each in assigned:
-            name, _, _ = _text(each).partition("=")
-            value = self.words(each.children[-1]) if len(each.children) > 2 else [Word("")]
-            assignments.append((name.rstrip("+"), value[0] if len(value) == 1 else UNKNOWN))
+        values = [(name, words_of(cells)) for name, cells in assigned]
+        assignments = [(name, value[0] if len(value) == 1 else UNKNOWN) for name, value in values]
         redirections: list[Redirection] = []
         given: Word | None = None
         for each in redirects:
@@ -374,7 +414,8 @@ class _Reader:
         if node.type == "heredoc_redirect":
             return self._heredoc(node)
         operator = next((child.type for child in node.children if not child.is_named), "")
-        targets = [word for child in node.children if child.is_named and child.type != "file_descriptor" for word in self.words(child)]
+        parts = self._grouped([child for child in node.children if child.is_named and child.type != "file_descriptor"])
+        targets = [word for group in parts for word in words_of(list(self._run(group)))]
         if not targets:
             return [], [], None
         target, more = targets[0], targets[1:]
@@ -394,7 +435,8 @@ class _Reader:
             elif child.type == "heredoc_body":
                 body = _text(child)
                 substituted = any(part.type != "heredoc_content" for part in child.children)
-                self._children(child)
+                for part in child.children:
+                    self.visit(part)
             elif child.type == "file_redirect":
                 more, files, _ = self._redirection(child)
                 words, opened = [*words, *more], [*opened, *files]
@@ -420,7 +462,9 @@ class _Reader:
         elif kind in {"string", "translated_string"}:
             yield from self._string(node)
         elif kind in {"concatenation", "command_name", "variable_assignment"}:
-            yield from self._concatenation(node)
+            if kind == "concatenation" and len(self._grouped(node.children)) > 1:
+                self.doubts.append(f"its words are not understood at {shown(text, 60)!r}")
+            yield from self._run(node.children)
         elif kind in {"simple_expansion", "expansion"} and text in {"$HOME", "${HOME}"} and "HOME" not in self.assigned:
             yield Cell("", home=True)
         elif kind == "process_substitution":
@@ -454,13 +498,15 @@ class _Reader:
                 yield Cell("", spread=True)
         yield from double_quoted(data[position:-1].decode("utf-8", "replace"))
 
-    def _concatenation(self, node: Node) -> Iterator[Cell]:
-        children = node.children
-        for place, child in enumerate(children):
-            following = children[place + 1].type if place + 1 < len(children) else ""
-            if child.type == "$" and following in {"string", "raw_string"}:
-                continue  # $"..." is a string
-            yield from self._cells(child)
+    def _run(self, nodes: Sequence[Node]) -> Iterator[Cell]:
+        """The cells of nodes that make up one word. A dollar sign before a string is part of it: `$"..."` is translated."""
+        for place, node in enumerate(nodes):
+            following = nodes[place + 1] if place + 1 < len(nodes) else None
+            while following is not None and following.type in {"concatenation", "command_name"} and following.children:
+                following = following.children[0]
+            if _text(node) == "$" and following is not None and following.type in {"string", "raw_string"}:
+                continue
+            yield from self._cells(node)
 
     def _expansion(self, node: Node) -> None:
         """Take in the commands that an expansion runs."""

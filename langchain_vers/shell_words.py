@@ -126,7 +126,9 @@ _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?\d+)?")
 def words_of(cells: Sequence[Cell]) -> list[Word]:
     """The words that these cells are: one, or several if there are braces to expand."""
     expanded = _braces(list(cells), MOST_BRACES)
-    return [UNKNOWN] if expanded is None else [_word(each) for each in expanded]
+    if expanded is None or (len(expanded) > 1 and not all(expanded)):  # words that become empty may vanish
+        return [UNKNOWN]
+    return [_word(each) for each in expanded]
 
 
 def _braces(cells: list[Cell], room: int) -> list[list[Cell]] | None:
@@ -136,6 +138,9 @@ def _braces(cells: list[Cell], room: int) -> list[list[Cell]] | None:
             continue
         parts, end = _alternatives(cells, start)
         if parts is None:
+            rest = "".join(each.char for each in cells[start:] if not each.quoted)
+            if "}" in rest and ("," in rest or ".." in rest):
+                return None  # bash has its own ways with braces that do not match
             continue
         made: list[list[Cell]] = []
         for part in parts:
