@@ -8,7 +8,7 @@ the rest where the call was made, in LangGraph's task, for that is where `interr
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import io
 from langchain_vers.asking import Verdict, ask, refusal
+from langchain_vers.attachment import Attachment
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.real_paths import Spot
@@ -116,6 +117,22 @@ async def _located(backend: Backend, cwd: str | None, spots: list[_Spot]) -> tup
             paths = tuple(dict.fromkeys((*paths, "/" + posixpath.normpath(base).lstrip("/"))))
         found += [replace(access, path=path, known=True) for path in paths]
     return list(dict.fromkeys(found)), machine
+
+
+async def hidden(context: BackendContext, attachment: Attachment, backend: Backend, folder: str, cwd: str | None, names: Iterable[str]) -> set[str]:
+    """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them."""
+    if context.policy.trivial or "paths" not in context.policy.needs:
+        return set()
+    ground = await real_paths.look_up(backend, cwd, [Spot(folder)])
+    base = (ground.real[0] or (ground.cwd,))[0]
+    machine = Machine(attachment.backend, attachment.machine_id, ground.home, ground.start, (ground.start,))
+
+    def kept(name: str) -> bool:
+        path = posixpath.normpath(posixpath.join(base, name))
+        access = Access(path, "read", written=name, machine=machine)
+        return isinstance(context.policy.decide(Request("read", {"path": path}, machine, cwd, None, (access,))), Allow)
+
+    return {name for name in set(names) if not kept(name)}
 
 
 # --- for commands that are no tool calls ---

@@ -218,7 +218,7 @@ def matches(access: Access, patterns: Sequence[str]) -> bool:
     folders = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
     for pattern in patterns:
         bare = pattern.rstrip("/") or "/"
-        if "/" not in bare:
+        if "/" not in bare and not bare.startswith("~"):
             if any(fnmatch.fnmatchcase(part, bare) for part in parts):
                 return True
             continue
@@ -274,7 +274,9 @@ def _really(access: Access) -> str:
     return "" if same else f" (it is {access.path})"
 
 
-_TEMPORARY = ("/tmp", "/var/tmp", "/dev/null", "/dev/zero", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd", "/dev/shm", "/private/tmp")  # noqa: S108  # names to compare with
+TEMPORARY = ("/tmp", "/var/tmp", "/private/tmp")  # noqa: S108  # names to compare with
+"""Folders outside of the workspace that `Policy.careful` lets be written."""
+_SINKS = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd")
 _SYSTEM = frozenset("/ /bin /boot /dev /etc /home /lib /lib32 /lib64 /opt /proc /root /sbin /srv /sys /usr /var /Users /System /Library".split())
 
 
@@ -285,9 +287,15 @@ def within(path: str, folder: str) -> bool:
 
 @dataclass(frozen=True)
 class Outside:
-    """A rule that asks before anything outside of the workspace is written. `folders`: the workspace, where it is not the machine's own."""
+    """A rule that asks before anything outside of the workspace is written.
+
+    Attributes:
+        folders: the workspace, where it is not the machine's own; a path may begin with "~".
+        temporary: further folders that may be written.
+    """
 
     folders: Sequence[str] = ()
+    temporary: Sequence[str] = TEMPORARY
     needs: frozenset[Need] = _ALL_NEEDS
 
     def __call__(self, request: Request) -> Decision | None:
@@ -298,7 +306,7 @@ class Outside:
             if not access.known:
                 return Ask(_question(request, f"it writes to a path that is not known before it runs ({access.written or 'of a variable'})"))
             roots = [_expanded(folder, access.machine) for folder in self.folders] or list(access.machine.workspace)
-            if not any(within(access.path, root) for root in (*roots, *_TEMPORARY)):
+            if not any(within(access.path, root) for root in (*roots, *self.temporary, *_SINKS)):
                 return Ask(_question(request, f"{access.written or access.path} is outside of the workspace{_really(access)}"))
             if access.mode == "remove" and access.path in roots:
                 return Ask(_question(request, f"{access.path} is the workspace itself"))
@@ -407,15 +415,22 @@ class Policy:
         return cls()
 
     @classmethod
-    def careful(cls, *, workspace: Sequence[str] = (), secrets: Sequence[str] = SECRETS, guarded: Sequence[str] = GUARDED) -> Policy:
+    def careful(
+        cls,
+        *,
+        workspace: Sequence[str] = (),
+        temporary: Sequence[str] = TEMPORARY,
+        secrets: Sequence[str] = SECRETS,
+        guarded: Sequence[str] = GUARDED,
+    ) -> Policy:
         """For an agent that is watched: asks before anything that is hard to undo, leaves the workspace, or is not understood.
 
         `rm -rf /` and its kin are denied. A person is asked about sudo, network tools, installing software, `git push --force`, losing
         work in git, the machine's own settings, deleting and pausing machines, coming to the user's own machine, writing outside of
-        `workspace` (default: each backend's own), reading or writing `secrets`, writing `guarded` files, and commands that cannot be read
+        `workspace` (default: each backend's own) and `temporary`, reading or writing `secrets`, writing `guarded` files, and commands that cannot be read
         to the end, or whose programs or files are not known before they run.
         """
-        return cls(_ruin, Protected(secrets), Protected(guarded, "write"), _machine_tools, _risks, Outside(workspace))
+        return cls(_ruin, Protected(secrets), Protected(guarded, "write"), _machine_tools, _risks, Outside(workspace, temporary))
 
     @classmethod
     def read_only(cls, *, secrets: Sequence[str] = SECRETS) -> Policy:

@@ -170,6 +170,8 @@ _WORDS = {
     "variable_name", "special_variable_name", "subscript", "array", "command_name", "heredoc_start", "file_descriptor",
 }  # fmt: skip
 _EXPANSIONS = {"simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution"}
+_ENDS = " \t\n;&|<>()`"
+"""Characters that end a word where they are not quoted. The grammar now and then has some in one."""
 _BACKSLASHED = re.compile(r"\\([\\$`\"])")
 _SETS_HOME = re.compile(r"\b(?:for|read|unset|export|declare|local|typeset|readonly|printf|mapfile|select|getopts)\b[^\n]*\bHOME\b")
 _SUBSHELLS = {"subshell", "command_substitution", "process_substitution"}
@@ -479,7 +481,10 @@ class _Reader:
         else:
             if kind in {"extglob_pattern", "regex"} and set(text) & set("$`"):
                 self.doubts.append(f"the pattern {shown(text, 40)!r} is not worked out")
-            yield from unquoted(text)
+            cells = unquoted(text)
+            if kind not in {"regex", "extglob_pattern"} and any(not cell.quoted and cell.char in _ENDS for cell in cells):
+                self.doubts.append(f"its words are not understood at {shown(text, 60)!r}")
+            yield from cells
 
     def _string(self, node: Node) -> Iterator[Cell]:
         """What stands between double quotes: the grammar has no nodes for some of its blanks, so it goes by what is between the others."""

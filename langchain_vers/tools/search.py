@@ -12,6 +12,7 @@ from pydantic import Field
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.globs import compile_glob
 from langchain_vers.errors import BadInput, Missing
+from langchain_vers.permission import hidden
 from langchain_vers.policy import Reach
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.files import head, listing
@@ -74,11 +75,14 @@ async def grep(
         limit=100 if limit is None else limit,
     )
     route = await call.route()
-    found = await _search(route.backend, search, *route.locate(path or "."))
+    where, cwd = route.locate(path or ".")
+    found = await _search(route.backend, search, where, cwd)
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
-    formatted = format_matches(select(found.matches, glob), limit=search.limit, context=search.context, complete=found.complete)
+    secret = await hidden(call.context, route.attachment, route.backend, where, cwd, [match.path for match in found.matches])
+    matches = [match for match in found.matches if match.path not in secret]
+    formatted = format_matches(select(matches, glob), limit=search.limit, context=search.context, complete=found.complete)
     lines = formatted.text.split("\n")
     shown = head(lines)
     notices = [formatted.notice] if formatted.notice else []
@@ -86,6 +90,8 @@ async def grep(
         notices = [
             f"[Showing the first {len(shown)} of {len(lines)} lines ({format_size(MAX_BYTES)} limit). Narrow the pattern, path or glob.]"
         ]
+    if secret:
+        notices.append(f"[Matches in {len(secret)} file(s) that the policy protects are left out.]")
     text = "\n\n".join(["\n".join(shown), *notices])
     return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated or len(shown) < len(lines)})
 
