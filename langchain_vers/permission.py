@@ -44,7 +44,9 @@ class _Spot:
     """Where: "" for the machine of the call, "here" for the user's machine, else the name of a VM."""
 
 
-async def judge(context: BackendContext, place: Place, tool: str, arguments: Mapping[str, Any], reach: Reach, *, by: By = "model") -> Verdict:
+async def judge(
+    context: BackendContext, place: Place, tool: str, arguments: Mapping[str, Any], reach: Reach, *, by: By = "model"
+) -> Verdict:
     """Have the policy decide about a call. Coroutine of the I/O thread; changes nothing on any machine.
 
     Raises:
@@ -119,7 +121,9 @@ async def _located(backend: Backend, cwd: str | None, spots: list[_Spot]) -> tup
     return list(dict.fromkeys(found)), machine
 
 
-async def hidden(context: BackendContext, attachment: Attachment, backend: Backend, folder: str, cwd: str | None, names: Iterable[str]) -> set[str]:
+async def hidden(
+    context: BackendContext, attachment: Attachment, backend: Backend, folder: str, cwd: str | None, names: Iterable[str]
+) -> set[str]:
     """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them."""
     if context.policy.trivial or "paths" not in context.policy.needs:
         return set()

@@ -192,7 +192,9 @@ class Rule:
         return plain and quiet and all(fits(command) for command in request.commands)
 
     def _paths_fit(self, request: Request, every: bool) -> bool:
-        wanted = [each for each in request.accesses if self.access == "any" or each.mode == "any" or each.writes == (self.access == "write")]
+        wanted = [
+            each for each in request.accesses if self.access == "any" or each.mode == "any" or each.writes == (self.access == "write")
+        ]
         if every:
             whole = len(wanted) == len(request.accesses) and request.accesses and (request.script is None or not request.script.doubts)
             return bool(whole) and all(access.known and matches(access, self.paths) for access in wanted)
@@ -277,7 +279,9 @@ def _really(access: Access) -> str:
 TEMPORARY = ("/tmp", "/var/tmp", "/private/tmp")  # noqa: S108  # names to compare with
 """Folders outside of the workspace that `Policy.careful` lets be written."""
 _SINKS = ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd")
-_SYSTEM = frozenset("/ /bin /boot /dev /etc /home /lib /lib32 /lib64 /opt /proc /root /sbin /srv /sys /usr /var /Users /System /Library".split())
+_SYSTEM = frozenset(
+    ["/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/root", "/sbin", "/srv", "/sys", "/usr", "/var", "/Users", "/System", "/Library"]
+)
 
 
 def within(path: str, folder: str) -> bool:
@@ -304,7 +308,9 @@ class Outside:
             if access.mode in {"read", "any"}:
                 continue
             if not access.known:
-                return Ask(_question(request, f"it writes to a path that is not known before it runs ({access.written or 'of a variable'})"))
+                return Ask(
+                    _question(request, f"it writes to a path that is not known before it runs ({access.written or 'of a variable'})")
+                )
             roots = [_expanded(folder, access.machine) for folder in self.folders] or list(access.machine.workspace)
             if not any(within(access.path, root) for root in (*roots, *self.temporary, *_SINKS)):
                 return Ask(_question(request, f"{access.written or access.path} is outside of the workspace{_really(access)}"))
@@ -322,7 +328,11 @@ def _ruin(request: Request) -> Decision | None:
     for access in request.accesses:
         sweeping = access.mode == "remove" or (access.mode == "write" and access.deep)
         if sweeping and access.known and (access.path in _SYSTEM or access.path == access.machine.home):
-            return Deny(f"it would take away {access.path} with all that is in it" if access.mode == "remove" else f"it would change all of {access.path}")
+            return Deny(
+                f"it would take away {access.path} with all that is in it"
+                if access.mode == "remove"
+                else f"it would change all of {access.path}"
+            )
     return None
 
 

@@ -312,7 +312,10 @@ class _Reader:
         """A doubt, if a redirection stands so close to a word that it may not be what the grammar takes it for. `a>b` and `2>a` are."""
         nodes = [child for child in node.children if child.is_named]
         pairs = zip(nodes, nodes[1:], strict=False)
-        odd = any(one.type.endswith("_redirect") and one.end_byte == other.start_byte and not other.type.endswith("_redirect") for one, other in pairs)
+        odd = any(
+            one.type.endswith("_redirect") and one.end_byte == other.start_byte and not other.type.endswith("_redirect")
+            for one, other in pairs
+        )
         return [f"its words are not understood at {shown(_text(node), 60)!r}"] if odd else []
 
     def _assignments(self, node: Node, redirects: Sequence[Node]) -> None:

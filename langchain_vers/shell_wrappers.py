@@ -266,7 +266,7 @@ def _wrapped(name: str, words: tuple[Word, ...]) -> Runs:
     taken = options(words[1:], how.valued, how.longs)
     if name == "command" and taken.has("-v", "-V"):
         return Runs()
-    if name == "env" and (split := taken.value("-S", "--split-string")) is not None or (name == "env" and taken.has("-S")):
+    if (name == "env" and (split := taken.value("-S", "--split-string")) is not None) or (name == "env" and taken.has("-S")):
         return Runs(doubts=("what env -S runs is not worked out",))
     rest = taken.rest
     if name == "coproc" and len(rest) > 1 and (rest[0].text.isupper() or rest[1].text in {"{", "("}):

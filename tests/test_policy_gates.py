@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from agents import RUNNERS, START_INPUT, Runner, agent, functional, message, tool_graph
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
+from langchain_vers.checkpoint import VersSaver
 from langchain_vers.errors import BadInput, Denied
 from langchain_vers.permission import apermit, permit
 from langchain_vers.policy import Allow, Ask, Decision, Deny, Policy, Reach, Request, Rule
@@ -54,17 +55,18 @@ def here(tmp_path: Path) -> Path:
 class Graph:
     """A graph of one kind whose model asks once for these calls; run, and resumed, sync or async."""
 
-    def __init__(self, kind: str, asynchronous: bool, tools: Any, *requests: Any, saver: Any = None, thread: str = "t") -> None:
-        asked = message(*requests)
+    def __init__(self, kind: str, asynchronous: bool, tools: Any, *requests: Any, saver: Any = None, before: int = 0) -> None:
+        asked = message(*requests, first=before)
         self.saver = InMemorySaver() if saver is None else saver
         self.calls = [call["id"] for call in asked.tool_calls]
         self.asynchronous = asynchronous
         self.kind = kind
-        self.config: Any = {"configurable": {"thread_id": thread}}
+        self.config: Any = {"configurable": {"thread_id": "t"}}
         if kind == "functional":
             self.graph = functional(tools, asked, asynchronous, self.saver)
         else:
-            self.graph = (tool_graph if kind == "node" else agent)(tools, asked, checkpointer=self.saver)
+            script = [AIMessage("before")] * before if kind == "agent" else []  # what the model has said in the thread already
+            self.graph = (tool_graph if kind == "node" else agent)(tools, *script, asked, checkpointer=self.saver)
 
     def run(self, given: Any = None) -> Any:
         given = (START_INPUT if self.kind != "functional" else "go") if given is None else given
@@ -291,7 +293,9 @@ def test_a_node_that_is_sent_several_calls_asks_nothing_that_could_be_taken_for_
     builder.add_node("model", lambda state: {"messages": [asked]})
     builder.add_node("tools", ToolNode(make(Policy(asking_policy))))
     builder.add_edge(START, "model")
-    builder.add_conditional_edges("model", lambda state: [Send("tools", asked.tool_calls[:2]), Send("tools", asked.tool_calls[2:])], ["tools"])
+    builder.add_conditional_edges(
+        "model", lambda state: [Send("tools", asked.tool_calls[:2]), Send("tools", asked.tool_calls[2:])], ["tools"]
+    )
     builder.add_edge("tools", END)
     graph = builder.compile(checkpointer=InMemorySaver())
     state = graph.invoke(START_INPUT, THREAD)
@@ -407,6 +411,60 @@ def test_a_default_decides_where_no_rule_does(make: Any, here: Path) -> None:
     policy = Policy(Rule(Allow(), commands=["echo *", "cat *"]), default=Deny("only what is listed"))
     tools = make(policy)
     assert direct(tools, ("bash", {"command": "echo hi | cat"}))[0].status == "success"
-    for command in ("echo hi; touch made", "echo hi >made", "echo $(touch made)", "X=1 echo hi", "echo $x", "ec''ho 'unclosed", "env echo hi"):
+    for command in (
+        "echo hi; touch made",
+        "echo hi >made",
+        "echo $(touch made)",
+        "X=1 echo hi",
+        "echo $x",
+        "ec''ho 'unclosed",
+        "env echo hi",
+    ):
         assert direct(tools, ("bash", {"command": command}))[0].artifact["error"] == "Denied", command
     assert not (here / "made").exists()
+
+
+# --- with versions ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("approve", [True, False])
+def test_on_a_versioned_machine_an_interrupted_call_has_changed_nothing(kind: str, approve: bool, make_isolated_toolkit: Any) -> None:
+    """What an earlier call of the message did stays, the question is asked before anything else happens, and each runs once."""
+    toolkit = make_isolated_toolkit(policy=Policy(asking_policy))
+    saver = VersSaver(InMemorySaver(), toolkit.context)
+    tools = toolkit.get_tools()
+    first = Graph(kind, False, tools, ("vers_vm_create", {}), saver=saver)
+    (made,) = first.answers(first.run())
+    machine = made.artifact["machine_id"]
+
+    def log() -> str:
+        peek = VersToolkit(data_dir=toolkit.data_dir, local=toolkit.local)
+        answer = direct(peek.get_tools(), ("vers_vm_exec", {"vm_id": machine, "command": "cat log 2>/dev/null"}))[0]
+        peek.close()
+        return str(answer.content)
+
+    graph = Graph(kind, False, tools, ("bash", {"command": "echo free >>log"}), ("bash", {"command": "echo ask >>log"}), saver=saver, before=2)
+    waiting = graph.open(graph.run())
+    assert [each.value["question"] for each in waiting] == ["run echo ask >>log?"]
+    assert waiting[0].value["machine_id"] == machine
+    assert "ask" not in log()
+    state = graph.run(Command(resume=approve))
+    done = graph.answers(state)
+    assert [each.status for each in done] == ["success", "success" if approve else "error"]
+    where = done[0].artifact["machine_id"]
+    assert where == machine
+    assert sorted(log().split()) == (["ask", "free"] if approve else ["free"])
+
+
+def test_a_question_outlives_the_process_that_asked_it(make_isolated_toolkit: Any) -> None:
+    inner = InMemorySaver()
+    create, command = ("vers_vm_create", {}), ("bash", {"command": "echo ask >>log; cat log"})
+    toolkit = make_isolated_toolkit(policy=Policy(asking_policy))
+    Graph("agent", False, toolkit.get_tools(), create, saver=VersSaver(inner, toolkit.context)).run()
+    Graph("agent", False, toolkit.get_tools(), command, saver=VersSaver(inner, toolkit.context), before=2).run()
+    toolkit.close()
+    again = make_isolated_toolkit(policy=Policy(asking_policy))
+    graph = Graph("agent", False, again.get_tools(), command, saver=VersSaver(inner, again.context), before=2)
+    (done,) = graph.answers(graph.run(Command(resume=True)))
+    assert (done.status, done.content) == ("success", "ask")

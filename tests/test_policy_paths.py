@@ -126,7 +126,12 @@ def test_a_policy_that_only_reads(place: Path) -> None:
     tools = toolkit.get_tools()
     for tool, arguments in (*READS, *WRITES, *(("bash", {"command": command}) for command in RUINS)):
         assert outcome(one(tools, tool, **arguments)) == "denied", (tool, arguments)
-    for tool, arguments in (("read", {"path": "src/a.txt"}), ("ls", {}), ("bash", {"command": "cat src/a.txt | wc -l"}), ("bash", {"command": "git status"})):
+    for tool, arguments in (
+        ("read", {"path": "src/a.txt"}),
+        ("ls", {}),
+        ("bash", {"command": "cat src/a.txt | wc -l"}),
+        ("bash", {"command": "git status"}),
+    ):
         assert outcome(one(tools, tool, **arguments)) == "done", (tool, arguments)
     for tool in ("vers_vm_create", "vers_vm_branch", "vers_vm_commit"):
         assert outcome(one(tools, tool)) == "denied"
@@ -172,8 +177,30 @@ def test_patterns(path: str, pattern: str, fits: bool) -> None:
 
 def test_both_ways_to_look_paths_up_agree(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "n\n").write_text("")
-    spots = [Spot(text) for text in ("innocent", "src/up", "way-out/new/x", ".", "..", "/", "src/../hooks/x", "n\n", "src/", "-x", "odd 'name\" $x", "no/such/x")]
-    spots += [Spot("s*/u?", pattern=True), Spot("*.none", pattern=True), Spot("[is]*", pattern=True), Spot("/x", home=True), Spot("", home=True)]
+    spots = [
+        Spot(text)
+        for text in (
+            "innocent",
+            "src/up",
+            "way-out/new/x",
+            ".",
+            "..",
+            "/",
+            "src/../hooks/x",
+            "n\n",
+            "src/",
+            "-x",
+            "odd 'name\" $x",
+            "no/such/x",
+        )
+    ]
+    spots += [
+        Spot("s*/u?", pattern=True),
+        Spot("*.none", pattern=True),
+        Spot("[is]*", pattern=True),
+        Spot("/x", home=True),
+        Spot("", home=True),
+    ]
     here = LocalBackend(place)
     known = run(real_paths.look_up(here, None, spots))
     monkeypatch.setattr(real_paths, "LocalBackend", type("Other", (), {}))

@@ -54,7 +54,7 @@ def decision(script: str, policy: Policy = CAREFUL) -> str:
         ("a ${x:-$(b)} $((1+$(c)))", ["b", "c", "a"]),
         ("a <<E\n$(b)\nE\nc", ["b", "a", "c"]),
         ("a <<'E'\n$(b)\nE\nc", ["a", "c"]),
-        ("a <<< \"$(b)\"", ["b", "a"]),
+        ('a <<< "$(b)"', ["b", "a"]),
         ("cat <<E | b\nx\nE", ["b", "cat"]),
         ("bash <<'E'\na; b\nE", ["bash", "a", "b"]),
         ("bash -c 'a; b'", ["bash", "a", "b"]),
@@ -222,15 +222,18 @@ def test_limits() -> None:
 _ANY = st.text(st.characters(codec="utf-8"), max_size=60)
 _PIECES = st.lists(
     st.sampled_from(
-        "rm -rf / | || && ; & ( ) { } $( ` ' \" \\ \n $x ${ } $(( )) <<E E << <<< < > >> >& 2>&1 &> if then else fi for in do done while case "
-        "esac ;; function f() [[ ]] [ ] ! ~ * ? {a,b} a=b $'\\x2f' $\"x\" # eval bash -c sudo xargs find -exec {} + \t \r coproc time é \x00 \x1b".split(" ")
+        ["rm", "-rf", "/", "|", "||", "&&", ";", "&", "(", ")", "{", "}", "$(", "`", "'", '"', "\\", "\n", "$x", "${", "}", "$((", "))", "<<E", "E", "<<", "<<<", "<", ">", ">>", ">&", "2>&1", "&>", "if", "then", "else", "fi", "for", "in", "do", "done", "while", "case", "esac", ";;", "function", "f()", "[[", "]]", "[", "]", "!", "~", "*", "?", "{a,b}", "a=b", "$'\\x2f'", '$"x"', "#", "eval", "bash", "-c", "sudo", "xargs", "find", "-exec", "{}", "+", "\t", "\r", "coproc", "time", "é", "\x00", "\x1b"]
     ),
     max_size=25,
 ).map(" ".join)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.one_of(_ANY, _PIECES, st.binary(max_size=40).map(lambda data: data.decode("latin-1")), _PIECES.map(lambda text: text.replace(" ", ""))))
+@given(
+    st.one_of(
+        _ANY, _PIECES, st.binary(max_size=40).map(lambda data: data.decode("latin-1")), _PIECES.map(lambda text: text.replace(" ", ""))
+    )
+)
 @example("\ud800")
 @example("\x00")
 @example("$'\\ud800'")
@@ -279,7 +282,17 @@ AROUND = [
     "env X=1 {}", "timeout 5 {}", "nice {}", "nohup {} >/dev/null 2>&1", "command {}", "exec {}", ">/dev/null {}", "{} # comment", "# comment\n{}",
     "while {}; do :; done", "echo a | xargs {}", "find . -exec {} \\;", "cat <<E\n$({})\nE", "a=$({})", "x() (\n{}\n)", "trap 'true' EXIT; {}",
 ]  # fmt: skip
-NESTED = ["bash -c {}", "sh -xc {}", "eval {}", "sudo sh -c {}", "bash <<< {}", "env X=1 bash -c {}", "xargs -I% sh -c {}", "trap {} EXIT", "ssh host {}"]
+NESTED = [
+    "bash -c {}",
+    "sh -xc {}",
+    "eval {}",
+    "sudo sh -c {}",
+    "bash <<< {}",
+    "env X=1 bash -c {}",
+    "xargs -I% sh -c {}",
+    "trap {} EXIT",
+    "ssh host {}",
+]
 
 
 @st.composite
@@ -302,7 +315,9 @@ def caught(script: str) -> bool:
     read = parse(script)
     if read.doubts:
         return True
-    return any(kinds(command) or (command.name == "rm" and any(word.text in {"/", "/etc"} for word in command.words)) for command in read.commands)
+    return any(
+        kinds(command) or (command.name == "rm" and any(word.text in {"/", "/etc"} for word in command.words)) for command in read.commands
+    )
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

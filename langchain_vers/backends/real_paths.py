@@ -134,7 +134,11 @@ __here=$PWD
 
 
 def _script(start: str | None, spots: Sequence[Spot]) -> str:
-    lines = [_FUNCTIONS.replace("%d", str(MOST_MATCHES)), '__real "$HOME"', f"__real {shlex.quote(start) if start else chr(34) + '$HOME' + chr(34)}"]
+    lines = [
+        _FUNCTIONS.replace("%d", str(MOST_MATCHES)),
+        '__real "$HOME"',
+        f"__real {shlex.quote(start) if start else chr(34) + '$HOME' + chr(34)}",
+    ]
     lines.append("printf '%s\\0' \"$__here\"")
     for spot in spots:
         text = f'"$HOME"{shlex.quote(spot.text)}' if spot.home else shlex.quote(spot.text)

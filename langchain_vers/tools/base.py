@@ -168,7 +168,9 @@ class VersTool(StructuredTool):
 class _Work:
     """One call on the caller's side: through the gate, then to the I/O thread."""
 
-    def __init__(self, spec: ToolSpec, context: BackendContext, place: Place, arguments: dict[str, Any], specs: Mapping[str, ToolSpec]) -> None:
+    def __init__(
+        self, spec: ToolSpec, context: BackendContext, place: Place, arguments: dict[str, Any], specs: Mapping[str, ToolSpec]
+    ) -> None:
         self._spec, self._context, self._place, self._arguments, self._specs = spec, context, place, arguments, specs
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""

@@ -140,5 +140,7 @@ def _within(arguments: Mapping[str, Any]) -> Reach:
 
 SPECS = [
     ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find, reach=_within),
-    ToolSpec("grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep, reach=_within),
+    ToolSpec(
+        "grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep, reach=_within
+    ),
 ]
