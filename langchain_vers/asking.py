@@ -16,7 +16,7 @@ from typing import Any
 
 from langgraph.types import interrupt
 
-from langchain_vers.policy import Ask, Decision, Deny, Request
+from langchain_vers.request import Ask, Decision, Deny, Request
 from langchain_vers.turns import Place
 
 _REMEMBERED = 256

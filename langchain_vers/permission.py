@@ -16,19 +16,19 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import io
 from langchain_vers.asking import Verdict, ask, refusal
-from langchain_vers.attachment import Attachment
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.real_paths import Spot
 from langchain_vers.errors import Denied
-from langchain_vers.policy import Access, Allow, Deny, Machine, Reach, Request, wanted
-from langchain_vers.shell_programs import TouchMode
-from langchain_vers.shell_syntax import Script, parse
+from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
+from langchain_vers.shell_script import Script
+from langchain_vers.shell_syntax import parse
+from langchain_vers.shell_tables import TouchMode
 from langchain_vers.shell_words import Word
 from langchain_vers.turns import Place, place_of
 
 if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext
+    from langchain_vers.context import BackendContext, Route
 
 By = Literal["model", "user"]
 
@@ -121,15 +121,13 @@ async def _located(backend: Backend, cwd: str | None, spots: list[_Spot]) -> tup
     return list(dict.fromkeys(found)), machine
 
 
-async def hidden(
-    context: BackendContext, attachment: Attachment, backend: Backend, folder: str, cwd: str | None, names: Iterable[str]
-) -> set[str]:
+async def hidden(context: BackendContext, route: Route, folder: str, cwd: str | None, names: Iterable[str]) -> set[str]:
     """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them."""
     if context.policy.trivial or "paths" not in context.policy.needs:
         return set()
-    ground = await real_paths.look_up(backend, cwd, [Spot(folder)])
+    ground = await real_paths.look_up(route.backend, cwd, [Spot(folder)])
     base = (ground.real[0] or (ground.cwd,))[0]
-    machine = Machine(attachment.backend, attachment.machine_id, ground.home, ground.start, (ground.start,))
+    machine = Machine(route.attachment.backend, route.attachment.machine_id, ground.home, ground.start, (ground.start,))
 
     def kept(name: str) -> bool:
         path = posixpath.normpath(posixpath.join(base, name))
@@ -150,7 +148,8 @@ def permit(
     For a shell command on the thread's machine: `permit(context, "bash", {"command": text}, Reach(command=text), config)`.
 
     Raises:
-        Denied: the policy, or a person, does not allow it. GraphInterrupt: a person is being asked; it comes back when the graph is resumed.
+        Denied: the policy, or a person, does not allow it.
+        GraphInterrupt: a person is being asked; to be let through, and the call made again when the graph is resumed.
     """
     if context.policy.trivial:
         return

@@ -10,14 +10,18 @@ It reads scripts, it does not run them: what a script computes is unknown, and w
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from langchain_vers.errors import Unsupported
-from langchain_vers.shell_words import UNKNOWN, Cell, Word, ansi, double_quoted, joined, literal, unquoted, words_of
-from langchain_vers.shell_wrappers import Argv, Code, inner
+from langchain_vers.shell_cells import EXPANSIONS, WORDS, WordReader, text_of
+from langchain_vers.shell_options import Argv, Code
+from langchain_vers.shell_script import Command, Redirection, Script, shown
+from langchain_vers.shell_words import UNKNOWN, Cell, Word, joined, words_of
+from langchain_vers.shell_wrappers import inner
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
@@ -30,61 +34,6 @@ _DEPTH = 12
 _LEVELS = 150
 """How deeply the parts of one script may be nested."""
 _MOST_COMMANDS = 4000
-
-
-@dataclass(frozen=True)
-class Redirection:
-    """A file that a command's input comes from, or its output goes to."""
-
-    target: Word
-    writes: bool
-    reads: bool
-
-
-@dataclass(frozen=True)
-class Command:
-    """A simple command.
-
-    Attributes:
-        words: the program's name and its arguments; empty if there are only assignments or redirections.
-        assignments: names and values of the variables that are set for it, or by it if it has no words.
-        redirections: files that are opened for it.
-        folders: where it may be run, relative to where the script is; None is a folder that is not known.
-        through: the programs that run it, outermost first, such as ("sudo", "xargs").
-        source: its text.
-    """
-
-    words: tuple[Word, ...] = ()
-    assignments: tuple[tuple[str, Word], ...] = ()
-    redirections: tuple[Redirection, ...] = ()
-    folders: tuple[Word | None, ...] = (Word("."),)
-    through: tuple[str, ...] = ()
-    source: str = ""
-
-    @property
-    def name(self) -> str | None:
-        """The program's name without its folder; None if it is not known, "" if there is none."""
-        if not self.words:
-            return ""
-        plain = self.words[0].plain
-        return None if plain is None or self.words[0].spread else plain.rpartition("/")[2]
-
-    def __str__(self) -> str:
-        return shown(self.source)
-
-
-@dataclass(frozen=True)
-class Script:
-    """What a script holds: its commands in the order of the text, and the reasons why that may not be all."""
-
-    commands: tuple[Command, ...] = ()
-    doubts: tuple[str, ...] = ()
-
-
-def shown(text: str, room: int = 120) -> str:
-    """A piece of a script for a sentence: on one line, not too long."""
-    text = " ".join(text.split())
-    return text if len(text) <= room else f"{text[: room - 3]}..."
 
 
 _parser: Parser | None = None
@@ -155,42 +104,25 @@ def _error_text(root: Node) -> str:
         node = nodes.pop()
         if node.is_error or node.is_missing:
             parent = node.parent
-            return _text(node) or (_text(parent) if parent is not None else "")
+            return text_of(node) or (text_of(parent) if parent is not None else "")
         nodes += [child for child in node.children if child.has_error or child.is_missing]
-    return _text(root)
+    return text_of(root)
 
 
-def _text(node: Node) -> str:
-    return (node.text or b"").decode("utf-8", "replace")
-
-
-_WORDS = {
-    "word", "string", "raw_string", "ansi_c_string", "translated_string", "concatenation", "number", "simple_expansion", "expansion",
-    "command_substitution", "process_substitution", "arithmetic_expansion", "brace_expression", "extglob_pattern", "regex", "test_operator",
-    "variable_name", "special_variable_name", "subscript", "array", "command_name", "heredoc_start", "file_descriptor",
-}  # fmt: skip
-_EXPANSIONS = {"simple_expansion", "expansion", "command_substitution", "arithmetic_expansion", "process_substitution"}
-_ENDS = " \t\n;&|<>()`"
-"""Characters that end a word where they are not quoted. The grammar now and then has some in one."""
-_BACKSLASHED = re.compile(r"\\([\\$`\"])")
 _SETS_HOME = re.compile(r"\b(?:for|read|unset|export|declare|local|typeset|readonly|printf|mapfile|select|getopts)\b[^\n]*\bHOME\b")
+_BACKSLASHED = re.compile(r"\\([\\$`\"])")
 _SUBSHELLS = {"subshell", "command_substitution", "process_substitution"}
 _LOOPS = {"for_statement", "c_style_for_statement", "while_statement"}
 
 
 @dataclass
-class _Reader:
+class _Reader(WordReader):
     commands: list[Command] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
     folders: list[Word | None] = field(default_factory=lambda: [Word(".")])
     through: tuple[str, ...] = ()
     depth: int = 0
     level: int = 0
     loops: int = 0
-    data: bytes = b""
-    """The script that is being read."""
-    assigned: frozenset[str] = frozenset()
-    """Variables of the shell itself that the script sets, and that are not known any more."""
     moves_in_function: bool = False
 
     def visit(self, node: Node) -> None:
@@ -204,7 +136,7 @@ class _Reader:
         self.level += 1
         kind = node.type
         if kind == "ERROR":
-            self.doubts.append(f"its syntax is not understood at {shown(_text(node), 60)!r}")
+            self.doubts.append(f"its syntax is not understood at {shown(text_of(node), 60)!r}")
         if kind in {"command", "declaration_command", "unset_command", "test_command"}:
             self._command(node, [])
         elif kind in {"variable_assignment", "variable_assignments"}:
@@ -223,26 +155,11 @@ class _Reader:
             self._function(node)
         elif kind == "file_redirect":
             self._command(node, [node], whole=False)
-        elif kind in _EXPANSIONS or kind in {"string", "concatenation"}:
+        elif kind in EXPANSIONS or kind in {"string", "concatenation"}:
             self.words(node)
         elif kind not in {"comment", "heredoc_content", "string_content", "raw_string"}:
             self._children(node)
         self.level -= 1
-
-    def _children(self, node: Node) -> None:
-        if not node.children:
-            return
-        end = node.start_byte
-        for child in node.children:
-            self._skipped(end, child.start_byte)
-            end = child.end_byte
-            self.visit(child)
-        self._skipped(end, node.end_byte)
-
-    def _skipped(self, start: int, end: int) -> None:
-        """What stands between nodes must be blank: nothing of a script is passed over."""
-        if start < end and (gap := self.data[start:end].replace(b"\\\n", b"").strip(b" \t\r\n\\")):
-            self.doubts.append(f"it is not understood at {shown(gap.decode('utf-8', 'replace'), 60)!r}")
 
     # --- the parts that move or repeat ---
 
@@ -258,7 +175,7 @@ class _Reader:
         for child in node.children[1:]:
             self.visit(child)
         if moved is not None:
-            leaves = operator == "||" and _text(right).split(maxsplit=1)[:1] in (["exit"], ["return"])
+            leaves = operator == "||" and text_of(right).split(maxsplit=1)[:1] in (["exit"], ["return"])
             self.folders = moved if leaves else _merged(before, self.folders)
 
     def _moved(self, node: Node, before: list[Word | None]) -> list[Word | None] | None:
@@ -284,7 +201,7 @@ class _Reader:
     def _function(self, node: Node) -> None:
         """A function: it may be called from anywhere, and any number of times."""
         before, mark = list(self.folders), len(self.commands)
-        name = next((_text(child) for child in node.children if child.type == "word"), "")
+        name = next((text_of(child) for child in node.children if child.type == "word"), "")
         self._children(node)
         if self.folders != before:
             self.moves_in_function = True
@@ -311,12 +228,12 @@ class _Reader:
     def _stuck(self, node: Node) -> list[str]:
         """A doubt, if a redirection stands so close to a word that it may not be what the grammar takes it for. `a>b` and `2>a` are."""
         nodes = [child for child in node.children if child.is_named]
-        pairs = zip(nodes, nodes[1:], strict=False)
+        pairs = itertools.pairwise(nodes)
         odd = any(
             one.type.endswith("_redirect") and one.end_byte == other.start_byte and not other.type.endswith("_redirect")
             for one, other in pairs
         )
-        return [f"its words are not understood at {shown(_text(node), 60)!r}"] if odd else []
+        return [f"its words are not understood at {shown(text_of(node), 60)!r}"] if odd else []
 
     def _assignments(self, node: Node, redirects: Sequence[Node]) -> None:
         parts = [node] if node.type == "variable_assignment" else node.children
@@ -328,45 +245,31 @@ class _Reader:
         assigned: list[tuple[str, list[Cell]]] = []
         words: list[Word] = []
         if node.type == "test_command":
-            words = [Word(_text(children[0])), *(word for child in children[1:-1] for word in self._leaves(child))]
+            words = [Word(text_of(children[0])), *(word for child in children[1:-1] for word in self._leaves(child))]
             children = []
         for group in self._grouped([child for child in children if not child.is_missing]):
             first = group[0]
             if first.type.endswith("_redirect"):
                 if len(group) > 1:
-                    self.doubts.append(f"its words are not understood at {shown(_text(node), 60)!r}")
+                    self.doubts.append(f"its words are not understood at {shown(text_of(node), 60)!r}")
             elif first.type == "variable_assignment" and not words:
                 assigned.append(self._assigned(group))
             elif node.type in {"declaration_command", "unset_command"} and not words:
-                words.append(Word(_text(first)))
+                words.append(Word(text_of(first)))
             else:
                 words += words_of(list(self._run(group)))
         self._make(node, words, assigned, [*inside, *redirects])
 
-    def _grouped(self, nodes: Sequence[Node]) -> list[list[Node]]:
-        """Nodes in groups that stand together without a blank: the grammar now and then takes one word for two."""
-        groups: list[list[Node]] = []
-        for node in nodes:
-            if groups:
-                gap = self.data[groups[-1][-1].end_byte : node.start_byte].replace(b"\\\n", b"")
-                if not gap:
-                    groups[-1].append(node)
-                    continue
-                if gap.strip():
-                    self.doubts.append(f"it is not understood at {shown(gap.decode('utf-8', 'replace'), 60)!r}")
-            groups.append([node])
-        return groups
-
     def _assigned(self, group: Sequence[Node]) -> tuple[str, list[Cell]]:
         """An assignment's name and the cells of its value."""
         first = group[0]
-        name, _, _ = _text(first).partition("=")
+        name, _, _ = text_of(first).partition("=")
         parts = [*first.children[2:], *group[1:]]
         return name.rstrip("+"), list(self._run(parts))
 
     def _leaves(self, node: Node) -> list[Word]:
         """The words of a test, whose operators do not matter."""
-        if node.type in _WORDS:
+        if node.type in WORDS:
             return self.words(node)
         return [word for child in node.children for word in self._leaves(child)]
 
@@ -383,7 +286,7 @@ class _Reader:
             given = text if text is not None else given
         if not (words or assignments or redirections):
             return
-        command = Command(tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, _text(node))
+        command = Command(tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, text_of(node))
         self.take(command, given)
 
     def take(self, command: Command, given: Word | None = None) -> None:
@@ -436,98 +339,24 @@ class _Reader:
         substituted = False
         for child in node.children:
             if child.type == "heredoc_start":
-                start = _text(child)
+                start = text_of(child)
             elif child.type == "heredoc_body":
-                body = _text(child)
+                body = text_of(child)
                 substituted = any(part.type != "heredoc_content" for part in child.children)
                 for part in child.children:
                     self.visit(part)
             elif child.type == "file_redirect":
                 more, files, _ = self._redirection(child)
                 words, opened = [*words, *more], [*opened, *files]
-            elif child.type in _WORDS:
+            elif child.type in WORDS:
                 words += self.words(child)
             elif child.is_named and child.type != "heredoc_end":
                 self.visit(child)
         literal_body = bool(set(start) & set("'\"\\")) or not (substituted or set(body) & set("$`\\"))
         return words, opened, Word(body) if literal_body else UNKNOWN
 
-    # --- words ---
-
-    def words(self, node: Node) -> list[Word]:
-        """The words that a node stands for; the commands in it are taken in."""
-        return words_of(list(self._cells(node)))
-
-    def _cells(self, node: Node) -> Iterator[Cell]:
-        kind, text = node.type, _text(node)
-        if kind == "raw_string":
-            yield from literal(text[1:-1], quoted=True)
-        elif kind == "ansi_c_string":
-            yield from ansi(text[2:-1])
-        elif kind in {"string", "translated_string"}:
-            yield from self._string(node)
-        elif kind in {"concatenation", "command_name", "variable_assignment"}:
-            if kind == "concatenation" and len(self._grouped(node.children)) > 1:
-                self.doubts.append(f"its words are not understood at {shown(text, 60)!r}")
-            yield from self._run(node.children)
-        elif kind in {"simple_expansion", "expansion"} and text in {"$HOME", "${HOME}"} and "HOME" not in self.assigned:
-            yield Cell("", home=True)
-        elif kind == "process_substitution":
-            self.visit(node)
-            yield from literal("/dev/fd/63", quoted=True)
-        elif kind in _EXPANSIONS:
-            self._expansion(node)
-            yield Cell("", spread=kind != "arithmetic_expansion")
-        elif node.named_child_count and kind not in {"word", "number", "brace_expression", "extglob_pattern", "regex"}:
-            self._children(node)
-            yield Cell("", spread=True)
-        else:
-            if kind in {"extglob_pattern", "regex"} and set(text) & set("$`"):
-                self.doubts.append(f"the pattern {shown(text, 40)!r} is not worked out")
-            cells = unquoted(text)
-            if kind not in {"regex", "extglob_pattern"} and any(not cell.quoted and cell.char in _ENDS for cell in cells):
-                self.doubts.append(f"its words are not understood at {shown(text, 60)!r}")
-            yield from cells
-
-    def _string(self, node: Node) -> Iterator[Cell]:
-        """What stands between double quotes: the grammar has no nodes for some of its blanks, so it goes by what is between the others."""
-        data = node.text or b""
-        position = data.index(b'"') + 1
-        nodes = [each for child in node.children for each in (child.children if child.type == "string" else [child])]
-        for child in nodes:
-            if child.type not in _EXPANSIONS:
-                continue
-            start = child.start_byte - node.start_byte
-            yield from double_quoted(data[position:start].decode("utf-8", "replace"))
-            position = child.end_byte - node.start_byte
-            for cell in self._cells(child):
-                yield replace(cell, spread=False)
-            if _text(child) in {"$@", "${@}"}:
-                yield Cell("", spread=True)
-        yield from double_quoted(data[position:-1].decode("utf-8", "replace"))
-
-    def _run(self, nodes: Sequence[Node]) -> Iterator[Cell]:
-        """The cells of nodes that make up one word. A dollar sign before a string is part of it: `$"..."` is translated."""
-        for place, node in enumerate(nodes):
-            following = nodes[place + 1] if place + 1 < len(nodes) else None
-            while following is not None and following.type in {"concatenation", "command_name"} and following.children:
-                following = following.children[0]
-            if _text(node) == "$" and following is not None and following.type in {"string", "raw_string"}:
-                continue
-            yield from self._cells(node)
-
-    def _expansion(self, node: Node) -> None:
-        """Take in the commands that an expansion runs."""
-        text = _text(node)
-        if node.type == "command_substitution":
-            self.visit(node)
-            return
-        if "@P}" in text:
-            self.doubts.append(f"{shown(text, 40)} runs what a variable holds")
-        self._children(node)
-
     def _substitution(self, node: Node) -> None:
-        text = _text(node)
+        text = text_of(node)
         if not text.startswith("`"):
             self._children(node)
         elif "\\" in text:

@@ -102,7 +102,7 @@ def _together(
     config: Mapping[str, Any], pending: Sequence[Mapping[str, Any]], calls: Sequence[Mapping[str, Any]], call_id: str | None
 ) -> tuple[Mapping[str, Any], ...] | None:
     """The calls of a message that one task carries out: all of them in a node, one where each is sent to a task of its own."""
-    path = (config.get("metadata") or {}).get("langgraph_path") or ("",)
+    path: Sequence[Any] = (config.get("metadata") or {}).get("langgraph_path") or ("",)
     if path[0] != "__pregel_push":
         return tuple(calls) if len(calls) > 1 else ()
     if len(pending) <= 1:

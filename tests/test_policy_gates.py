@@ -444,7 +444,9 @@ def test_on_a_versioned_machine_an_interrupted_call_has_changed_nothing(kind: st
         peek.close()
         return str(answer.content)
 
-    graph = Graph(kind, False, tools, ("bash", {"command": "echo free >>log"}), ("bash", {"command": "echo ask >>log"}), saver=saver, before=2)
+    graph = Graph(
+        kind, False, tools, ("bash", {"command": "echo free >>log"}), ("bash", {"command": "echo ask >>log"}), saver=saver, before=2
+    )
     waiting = graph.open(graph.run())
     assert [each.value["question"] for each in waiting] == ["run echo ask >>log?"]
     assert waiting[0].value["machine_id"] == machine

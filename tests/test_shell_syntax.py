@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from langchain_vers.policy import Allow, Machine, Policy, Request
 from langchain_vers.shell_programs import kinds, known_to_read, touches
-from langchain_vers.shell_syntax import MOST_BYTES, Script, parse
+from langchain_vers.shell_script import Script
+from langchain_vers.shell_syntax import MOST_BYTES, parse
 
 MANY = settings.get_profile(settings._current_profile).max_examples > 50  # the full run
 EXAMPLES = 10_000 if MANY else 300
@@ -99,11 +100,15 @@ def test_commands_that_are_found(script: str, found: list[str]) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "if then fi (", 'echo "abc', "echo 'abc", "echo $(a", "a && && b", "{rm,-rf,/}", "eval $x", 'eval "a $x"', "bash -c \"$x\"", "bash -c $(a)",
+        "if then fi (", 'echo "abc', "echo 'abc", "echo $(a", "a && && b", "{rm,-rf,/}", "eval $x", 'eval "a $x"', "bash -c \"$x\"",
+        "bash -c $(a)",
         "curl x | bash", "echo a | sh", "bash <(a)", ". /dev/stdin", "source <(a)", "bash < $x", "cat <<E | sh\n$(a)\nE", "bash <<E\n$x\nE",
-        "xargs sh -c", "find . $x", "env -S 'a b'", "sudo $x a", "python3 -c 'a'", "perl -e 1", "node -e 1", "ruby -e 1", "python3 <<E\na\nE",
-        "echo a | python3", "awk 'BEGIN{system(\"a\")}'", "sed 's/a/b/e' f", "sed '1e a'", "sed -f x f", "awk -f x", "git -c alias.x='!a' x",
-        "tar --to-command=a -xf f", "tar -I a -xf f", "rg --pre a b", "sort --compress-program=a", "vim -c ':!a'", "parallel a ::: b", "screen -dm a",
+        "xargs sh -c", "find . $x", "env -S 'a b'", "sudo $x a", "python3 -c 'a'", "perl -e 1", "node -e 1", "ruby -e 1",
+        "python3 <<E\na\nE",
+        "echo a | python3", "awk 'BEGIN{system(\"a\")}'", "sed 's/a/b/e' f", "sed '1e a'", "sed -f x f", "awk -f x",
+        "git -c alias.x='!a' x",
+        "tar --to-command=a -xf f", "tar -I a -xf f", "rg --pre a b", "sort --compress-program=a", "vim -c ':!a'", "parallel a ::: b",
+        "screen -dm a",
         "watch $x", "su", "sudo su -", "f() { f | f & }; f", "trap \"$x\" EXIT", "a\0b", "make --eval=x", "split --filter=a f",
         "ssh -o ProxyCommand=a host b", "rsync -e a b c", "git rebase -x a", "then a", "printf -v 'a[$(b)]' x; declare 'x[$(a)]=1'",
     ],
@@ -116,16 +121,24 @@ def test_what_cannot_be_read_to_the_end_is_never_allowed(script: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "$x", "$(echo rm) -rf /", "${x}m -rf /", "r${x}m y", "rm $x", "git $x", "'r'$x", "PATH=/x ls", "export PATH=/x", "LD_PRELOAD=./x ls",
+        "$x", "$(echo rm) -rf /", "${x}m -rf /", "r${x}m y", "rm $x", "git $x", "'r'$x", "PATH=/x ls", "export PATH=/x",
+        "LD_PRELOAD=./x ls",
         "env LD_PRELOAD=./x ls", "GIT_SSH_COMMAND=x git status", "BASH_ENV=x bash -c ls", "IFS=/ ls", "a='b[$(rm x)]'; (( a ))",
-        "sudo ls", "doas ls", "su -c ls", "docker run x", "curl http://x", "wget x", "nc -l 1", "ssh x ls", "scp a b:", "rsync a b:c", "echo >/dev/tcp/x/1",
-        "apt install x", "apt-get -y install x", "pip install x", "pip3 install -r r", "python -m pip install x", "npm i", "npm install", "yarn",
-        "cargo install x", "gem install x", "go install x@latest", "uv pip install x", "uv add x", "brew install x", "npx x", "make install",
-        "git push -f", "git push --force", "git push --forc origin", "git push --force-with-lease", "git push origin +main", "git push origin :main",
-        "git push -uf origin main", "git push --mirror", "git push -d origin x", "git -C x push --force", "git push", "git clone x", "git fetch",
+        "sudo ls", "doas ls", "su -c ls", "docker run x", "curl http://x", "wget x", "nc -l 1", "ssh x ls", "scp a b:", "rsync a b:c",
+        "echo >/dev/tcp/x/1",
+        "apt install x", "apt-get -y install x", "pip install x", "pip3 install -r r", "python -m pip install x", "npm i", "npm install",
+        "yarn",
+        "cargo install x", "gem install x", "go install x@latest", "uv pip install x", "uv add x", "brew install x", "npx x",
+        "make install",
+        "git push -f", "git push --force", "git push --forc origin", "git push --force-with-lease", "git push origin +main",
+        "git push origin :main",
+        "git push -uf origin main", "git push --mirror", "git push -d origin x", "git -C x push --force", "git push", "git clone x",
+        "git fetch",
         "git reset --hard", "git clean -fdx", "git checkout -- .", "git checkout -f", "git branch -D x", "git stash drop", "git restore .",
-        "systemctl stop x", "crontab -r", "mkfs.ext4 /dev/sda", "dd if=/dev/zero of=/dev/sda", "shutdown now", "reboot", "kill -9 -1", "echo >/dev/sda",
-        "timeout 5 sudo ls", "xargs sudo ls", "find . -exec curl x \\;", "bash -c 'sudo ls'", "eval sudo ls", "echo $(sudo ls)", "echo `curl x`",
+        "systemctl stop x", "crontab -r", "mkfs.ext4 /dev/sda", "dd if=/dev/zero of=/dev/sda", "shutdown now", "reboot", "kill -9 -1",
+        "echo >/dev/sda",
+        "timeout 5 sudo ls", "xargs sudo ls", "find . -exec curl x \\;", "bash -c 'sudo ls'", "eval sudo ls", "echo $(sudo ls)",
+        "echo `curl x`",
     ],
 )  # fmt: skip
 def test_what_a_careful_person_wants_to_hear_of(script: str) -> None:
@@ -136,11 +149,13 @@ def test_what_a_careful_person_wants_to_hear_of(script: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "ls -la", "cat a b", "grep -rn 'x y' src | head -20", "git status && git diff HEAD~1", "find . -name '*.py' -type f", "echo $HOME; pwd",
+        "ls -la", "cat a b", "grep -rn 'x y' src | head -20", "git status && git diff HEAD~1", "find . -name '*.py' -type f",
+        "echo $HOME; pwd",
         "sed -n '1,20p' f", "sed -n '/a/,/b/p' f | wc -l", "awk '{print $1}' f", "cd src && ls", "for f in a b; do echo \"$f\"; done",
         "test -f x && echo yes || echo no", "[ -d x ]", "[[ $x == y ]]", "head -c 10 f 2>/dev/null", "wc -l <f", "git log --oneline | head",
         "rg -n 'rm -rf /' .", "echo 'rm -rf / && sudo reboot'", "printf '%s\\n' \"$x\"", "sort f | uniq -c | sort -rn", "git show HEAD:f",
-        "which python3; python3 --version", "diff <(ls a) <(ls b)", "cat <<'E'\nsudo rm -rf /\nE", "x=1; echo $x", "true # sudo rm", "jq .a f",
+        "which python3; python3 --version", "diff <(ls a) <(ls b)", "cat <<'E'\nsudo rm -rf /\nE", "x=1; echo $x", "true # sudo rm",
+        "jq .a f",
         "ps aux | grep x", "df -h; du -sh .", "timeout 5 ls", "command -v git", "env | sort", "date +%s", "find . -name x | xargs cat",
     ],
 )  # fmt: skip
@@ -151,9 +166,12 @@ def test_harmless_scripts_are_let_through(script: str) -> None:
         assert decision(script, Policy.read_only()) == "Allow"
 
 
-@pytest.mark.parametrize("script", ["make test", "pytest -q", "npm test", "npm run build", "python3 x.py", "./run.sh", "cargo build", "go test ./...",
-                                    "git add -A && git commit -m 'x'", "mkdir -p a/b", "touch a", "cp a b", "rm -rf build", "pip list", "tar xf a.tar",
-                                    "python -m pytest tests/", "gcc -o a a.c && ./a", "sed -i s/a/b/ f", "chmod +x run.sh", "uv version"])  # fmt: skip
+@pytest.mark.parametrize("script", ["make test", "pytest -q", "npm test", "npm run build", "python3 x.py", "./run.sh", "cargo build",
+"go test ./...",
+                                    "git add -A && git commit -m 'x'", "mkdir -p a/b", "touch a", "cp a b", "rm -rf build", "pip list",
+                                    "tar xf a.tar",
+                                    "python -m pytest tests/", "gcc -o a a.c && ./a", "sed -i s/a/b/ f", "chmod +x run.sh",
+                                    "uv version"])  # fmt: skip
 def test_everyday_work_is_let_through_but_is_not_reading(script: str) -> None:
     asked = CAREFUL.decide(Request("bash", {}, Machine("local"), script=parse(script)))
     assert asked == Allow(), asked
@@ -161,9 +179,12 @@ def test_everyday_work_is_let_through_but_is_not_reading(script: str) -> None:
         assert decision(script, Policy.read_only()) == "Deny"
 
 
-@pytest.mark.parametrize("script", ["find . -delete", "find . -fprint x", "sort -o x y", "sort -ox y", "uniq a b", "xxd -r a b", "tree -o x", "less -o x y",
-                                    "git diff --output=x", "ls >x", "ls >>x", "echo x | tee y", "date -s x", "hostname x", "cat a &>x", ">x", "git branch x",
-                                    "awk '{print >\"x\"}' y", "sed -n 'w x' y", "sed --in-place s/a/b/ x", "rg --pre=x y", "git grep -Ox y"])  # fmt: skip
+@pytest.mark.parametrize("script", ["find . -delete", "find . -fprint x", "sort -o x y", "sort -ox y", "uniq a b", "xxd -r a b",
+"tree -o x", "less -o x y",
+                                    "git diff --output=x", "ls >x", "ls >>x", "echo x | tee y", "date -s x", "hostname x", "cat a &>x",
+                                    ">x", "git branch x",
+                                    "awk '{print >\"x\"}' y", "sed -n 'w x' y", "sed --in-place s/a/b/ x", "rg --pre=x y",
+                                    "git grep -Ox y"])  # fmt: skip
 def test_readers_that_write_are_not_taken_for_readers(script: str) -> None:
     assert decision(script, Policy.read_only()) == "Deny"
 
@@ -190,14 +211,14 @@ def test_readers_that_write_are_not_taken_for_readers(script: str) -> None:
     ],
 )
 def test_paths_that_are_touched(script: str, paths: list[tuple[str, str]]) -> None:
-    from langchain_vers.policy import wanted
+    from langchain_vers.request import wanted
 
     found = list(dict.fromkeys((str(word), touch.mode) for touch, word in wanted(parse(script))))
     assert found == paths
 
 
 def test_after_a_loop_that_moves_nobody_knows_where_it_is() -> None:
-    from langchain_vers.policy import wanted
+    from langchain_vers.request import wanted
 
     for script in ("while a; do cd ..; done; rm x", "f() { cd $1; }; f a; rm x", "cd $x; rm x", "cd -; rm x", "popd; rm x"):
         assert any(not word.known for touch, word in wanted(parse(script)) if touch.mode == "remove"), script
@@ -222,7 +243,84 @@ def test_limits() -> None:
 _ANY = st.text(st.characters(codec="utf-8"), max_size=60)
 _PIECES = st.lists(
     st.sampled_from(
-        ["rm", "-rf", "/", "|", "||", "&&", ";", "&", "(", ")", "{", "}", "$(", "`", "'", '"', "\\", "\n", "$x", "${", "}", "$((", "))", "<<E", "E", "<<", "<<<", "<", ">", ">>", ">&", "2>&1", "&>", "if", "then", "else", "fi", "for", "in", "do", "done", "while", "case", "esac", ";;", "function", "f()", "[[", "]]", "[", "]", "!", "~", "*", "?", "{a,b}", "a=b", "$'\\x2f'", '$"x"', "#", "eval", "bash", "-c", "sudo", "xargs", "find", "-exec", "{}", "+", "\t", "\r", "coproc", "time", "é", "\x00", "\x1b"]
+        [
+            "rm",
+            "-rf",
+            "/",
+            "|",
+            "||",
+            "&&",
+            ";",
+            "&",
+            "(",
+            ")",
+            "{",
+            "}",
+            "$(",
+            "`",
+            "'",
+            '"',
+            "\\",
+            "\n",
+            "$x",
+            "${",
+            "}",
+            "$((",
+            "))",
+            "<<E",
+            "E",
+            "<<",
+            "<<<",
+            "<",
+            ">",
+            ">>",
+            ">&",
+            "2>&1",
+            "&>",
+            "if",
+            "then",
+            "else",
+            "fi",
+            "for",
+            "in",
+            "do",
+            "done",
+            "while",
+            "case",
+            "esac",
+            ";;",
+            "function",
+            "f()",
+            "[[",
+            "]]",
+            "[",
+            "]",
+            "!",
+            "~",
+            "*",
+            "?",
+            "{a,b}",
+            "a=b",
+            "$'\\x2f'",
+            '$"x"',
+            "#",
+            "eval",
+            "bash",
+            "-c",
+            "sudo",
+            "xargs",
+            "find",
+            "-exec",
+            "{}",
+            "+",
+            "\t",
+            "\r",
+            "coproc",
+            "time",
+            "é",
+            "\x00",
+            "\x1b",
+        ]
     ),
     max_size=25,
 ).map(" ".join)
@@ -273,14 +371,19 @@ def quoted_somehow(draw: st.DrawFn, word: str) -> str:
 
 
 DANGEROUS = [
-    ["rm", "-rf", "/"], ["sudo", "reboot"], ["git", "push", "--force"], ["curl", "http://x"], ["pip", "install", "x"], ["dd", "of=/dev/sda"],
+    ["rm", "-rf", "/"], ["sudo", "reboot"], ["git", "push", "--force"], ["curl", "http://x"], ["pip", "install", "x"], ["dd",
+    "of=/dev/sda"],
     ["/bin/rm", "-r", "/etc"], ["mkfs.ext4", "/dev/sda1"], ["apt-get", "install", "-y", "x"], ["nc", "-e", "sh", "x", "1"],
 ]  # fmt: skip
 AROUND = [
-    "{}", "true; {}", "true && {}", "false || {}", "{} | cat", "({})", "{{ {}; }}", "if true; then {}; fi", "echo $({})", 'echo "$({})"', "echo `{}`",
-    "! {}", "X=1 {}", "time {}", "{} &", "for i in 1; do {}; done", "case x in x) {} ;; esac", "f() {{ {}; }}; f", "cat <({})", "echo ${{x:-$({})}}",
-    "env X=1 {}", "timeout 5 {}", "nice {}", "nohup {} >/dev/null 2>&1", "command {}", "exec {}", ">/dev/null {}", "{} # comment", "# comment\n{}",
-    "while {}; do :; done", "echo a | xargs {}", "find . -exec {} \\;", "cat <<E\n$({})\nE", "a=$({})", "x() (\n{}\n)", "trap 'true' EXIT; {}",
+    "{}", "true; {}", "true && {}", "false || {}", "{} | cat", "({})", "{{ {}; }}", "if true; then {}; fi", "echo $({})", 'echo "$({})"',
+    "echo `{}`",
+    "! {}", "! ! {}", "X=1 {}", "time {}", "{} &", "for i in 1; do {}; done", "case x in x) {} ;; esac", "f() {{ {}; }}; f", "cat <({})",
+    "echo ${{x:-$({})}}",
+    "env X=1 {}", "timeout 5 {}", "nice {}", "nohup {} >/dev/null 2>&1", "command {}", "exec {}", ">/dev/null {}", "{} # comment",
+    "# comment\n{}",
+    "while {}; do :; done", "echo a | xargs {}", "find . -exec {} \\;", "cat <<E\n$({})\nE", "a=$({})", "x() (\n{}\n)",
+    "trap 'true' EXIT; {}",
 ]  # fmt: skip
 NESTED = [
     "bash -c {}",
@@ -347,8 +450,10 @@ _BASH = shutil.which("bash")
 @pytest.mark.skipif(_BASH is None, reason="bash is not on this machine, to compare with")
 def test_words_are_what_bash_makes_of_them() -> None:
     """Against bash itself: many small scripts, all told in one run of it."""
-    pieces = ["a", "'b c'", '"d"', "\\e", "$'\\t'", "{f,g}", "{1..3}", "''", '""', "~", "\\~", "=", "x=y", "#h", "-", "{", "}", "{i}", "{j,}", "\\{k,l}",
-              "'{m,n}'", "$'\\0o'", '"\\$p"', '"\\q"', "\\\n", "{r,{s,t}}", "~/u", ",", "a{b,c}d", "%", "^", "@", "+", ":", "$"]  # fmt: skip
+    pieces = ["a", "'b c'", '"d"', "\\e", "$'\\t'", "{f,g}", "{1..3}", "''", '""', "~", "\\~", "=", "x=y", "#h", "-", "{", "}", "{i}",
+    "{j,}", "\\{k,l}",
+              "'{m,n}'", "$'\\0o'", '"\\$p"', '"\\q"', "\\\n", "{r,{s,t}}", "~/u", ",", "a{b,c}d", "%", "^", "@", "+", ":",
+              "$"]  # fmt: skip
     scripts = [f"say {one}{other}" for one in pieces for other in pieces] + [f"say {one} {other}x" for one in pieces for other in pieces]
     program = "say() { printf 'said\\0'; [ $# = 0 ] || printf '%s\\0' \"$@\"; }; HOME='~'; cd /\n"
     program += "".join(f"eval {shlex.quote(script)}; printf '\\n\\0'\n" for script in scripts)

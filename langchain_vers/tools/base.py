@@ -32,7 +32,7 @@ from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
 from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.permission import judge
-from langchain_vers.policy import Ask, Reach
+from langchain_vers.request import Ask, Reach
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
@@ -267,6 +267,7 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[
         answer = io.run_relayed(work.start(work.ruling()), show)
         if isinstance(answer, Verdict):
             answer = io.run_relayed(work.start(work.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
         return _finish(spec, answer, callbacks)
 
     async def coroutine(
@@ -280,6 +281,7 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[
         answer = await io.on_io_relayed(work.start(await work.aruling()), show)
         if isinstance(answer, Verdict):
             answer = await io.on_io_relayed(work.start(work.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
         return _finish(spec, answer, callbacks)
 
     tool = VersTool(

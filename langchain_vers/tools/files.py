@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from langchain_vers.backends.base import Backend, FileRead, Scan, version_of
 from langchain_vers.errors import BadInput
-from langchain_vers.policy import Reach
+from langchain_vers.request import Reach
 from langchain_vers.tools import edits as editing
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import MAX_BYTES as MAX_SHOWN

@@ -17,7 +17,7 @@ from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.context import BackendContext, Route, short_id
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
-from langchain_vers.policy import Reach
+from langchain_vers.request import Reach
 from langchain_vers.tools import transfer
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size

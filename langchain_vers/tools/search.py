@@ -13,7 +13,7 @@ from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.globs import compile_glob
 from langchain_vers.errors import BadInput, Missing
 from langchain_vers.permission import hidden
-from langchain_vers.policy import Reach
+from langchain_vers.request import Reach
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.files import head, listing
 from langchain_vers.tools.matches import Found, Search, format_matches, grep_command, grep_input, parse_grep, parse_rg, rg_command, select
@@ -80,7 +80,7 @@ async def grep(
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
-    secret = await hidden(call.context, route.attachment, route.backend, where, cwd, [match.path for match in found.matches])
+    secret = await hidden(call.context, route, where, cwd, [match.path for match in found.matches])
     matches = [match for match in found.matches if match.path not in secret]
     formatted = format_matches(select(matches, glob), limit=search.limit, context=search.context, complete=found.complete)
     lines = formatted.text.split("\n")

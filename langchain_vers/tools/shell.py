@@ -10,7 +10,7 @@ from pydantic import Field
 
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.errors import BadInput
-from langchain_vers.policy import Reach
+from langchain_vers.request import Reach
 from langchain_vers.tools import jobs
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import DeltaDecoder, compose, format_exit, tail_text
