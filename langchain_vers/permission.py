@@ -65,7 +65,8 @@ async def judge(
     accesses: list[Access] = []
     for at in dict.fromkeys(spot.at for spot in spots):
         backend, start = await _backend(context, place, at or ("vm" if elsewhere else ""), machine, cwd)
-        found, ground = await _located(backend, start, [spot for spot in spots if spot.at == at])
+        there = machine if at == "" else Machine(backend.name, backend.machine_id)
+        found, ground = await _located(backend, there, start, [spot for spot in spots if spot.at == at])
         accesses += found
         if at == "":
             machine, cwd = ground, start or ground.start
@@ -89,7 +90,8 @@ def _spots(reach: Reach, script: Script | None) -> list[_Spot]:
 async def _backend(context: BackendContext, place: Place, at: str, machine: Machine, cwd: str | None) -> tuple[Backend, str | None]:
     """The backend to look paths up on, and the directory that they are relative to."""
     if at == "here":
-        return context.local, None
+        folder = None if context.local_allowed else context.shared_folder
+        return context.local, None if folder is None else str(folder)
     if at == "vm":
         assert machine.machine_id is not None
         return await context.machine(machine.machine_id), None
@@ -99,12 +101,12 @@ async def _backend(context: BackendContext, place: Place, at: str, machine: Mach
     return route.backend, route.cwd
 
 
-async def _located(backend: Backend, cwd: str | None, spots: list[_Spot]) -> tuple[list[Access], Machine]:
+async def _located(backend: Backend, machine: Machine, cwd: str | None, spots: list[_Spot]) -> tuple[list[Access], Machine]:
     """The accesses that these paths are, and the machine that they are on."""
     known = [spot for spot in spots if spot.word.known and "\0" not in spot.word.text]
     asked = list(dict.fromkeys(Spot(spot.word.text, spot.word.home, spot.word.pattern) for spot in known))
     ground = await real_paths.look_up(backend, cwd, asked)
-    machine = Machine(backend.name, backend.machine_id, ground.home, ground.start, (ground.start,))
+    machine = replace(machine, home=ground.home, start=ground.start, workspace=(ground.start,))
     real = dict(zip(asked, ground.real, strict=True))
     found: list[Access] = []
     for spot in spots:

@@ -117,7 +117,9 @@ class Rule:
 
         if not every:
             return any(fits(command) for command in request.commands)
-        plain = all(word.plain is not None for command in request.commands for word in command.words)
+        plain = all(command.ordinary or not command.words for command in request.commands) and all(
+            word.plain is not None for command in request.commands for word in command.words
+        )
         quiet = not any(command.assignments or any(each.writes for each in command.redirections) for command in request.commands)
         return plain and quiet and all(fits(command) for command in request.commands)
 

@@ -89,7 +89,7 @@ def kinds(command: Command) -> list[tuple[Kind, str]]:
     if name in {"export", "declare", "typeset", "local", "readonly", "read", "unset", "printf", "mapfile", "readarray"}:
         names = {re.split(r"[=\[+]", word.text)[0] for word in command.words[1:]}
         found += [("variables", f"it sets {each}, which changes what commands mean") for each in sorted(names & MEANINGS)]
-    if not known_to_read(command) and any(not word.known for word in command.words[1:]) and name not in SAID:
+    if not known_to_read(command) and any(not word.known for word in command.words[1:]) and (name not in SAID or not command.ordinary):
         found.append(("unknown", f"its arguments are not known before it runs: {command}"))
     return found
 
@@ -140,7 +140,7 @@ def _operands(command: Command) -> list[Touch]:
     name, words = command.name, command.words[1:]
     if name is None:
         return [Touch(word, "any", deep=True) for word in words]
-    if not name or name in SAID or (name in {"sudo", "xargs"} and words):
+    if not name or (name in SAID and command.ordinary) or (name in {"sudo", "xargs"} and words):
         return []
     outputs = _output_values(name, words)
     recursive = any(re.fullmatch(r"-[A-Za-z]*[rRa][A-Za-z]*|--recursive|--archive", word.text) for word in words)
@@ -268,6 +268,8 @@ def known_to_read(command: Command) -> bool:
     """Whether a command changes nothing: it is one that only reads or says, and has no argument that makes it write."""
     name = command.name
     if name is None or any(redirection.writes and not _sink(redirection.target) for redirection in command.redirections):
+        return False
+    if command.words and not command.ordinary:
         return False
     if name == "git":
         verb, rest = git_verb(command)

@@ -20,10 +20,11 @@ LANGUAGES = {
 """Languages, and the options that give them a program."""
 _QUESTIONS = {"--version", "--help", "-V", "-h", "-v"}
 _SAFE_SED = re.compile(
-    r"""(?:\s*(?:\d+|\$|/(?:[^/\\\n]|\\.)*/)?(?:\s*,\s*[+~]?(?:\d+|\$|/(?:[^/\\\n]|\\.)*/))?\s*!?\s*
-    (?:[pdqDPhHgGxnN=]|s([/|,\#@:%])(?:(?!\1)[^\\\n]|\\.)*\1(?:(?!\1)[^\\\n]|\\.)*\1[gpiIm0-9]*|y/[^\n]*/)?\s*(?:;|\n|$))+""",
+    r"""(?:[ \t]*(?:\d+|\$|/(?:[^/\\\n]|\\.)*/)?(?:[ \t]*,[ \t]*[+~]?(?:\d+|\$|/(?:[^/\\\n]|\\.)*/))?[ \t]*!?[ \t]*
+    (?:[pdqDPhHgGxnN=]|s([/|,\#@:%])(?:(?!\1)[^\\\n]|\\.)*\1(?:(?!\1)[^\\\n]|\\.)*\1[gpiIm0-9]*|y/[^\n]*/)?[ \t]*(?:;|\n|$))+""",
     re.VERBOSE,
 )
+_MOST_SED = 500
 _UNSAFE_AWK = re.compile(r"system|getline|\||>|@load|@include|@\w+\(")
 
 
@@ -186,7 +187,7 @@ def _sed(words: tuple[Word, ...], given: Word | None) -> Runs:
     scripts = [value for name, value in taken.given if name in {"-e", "--expression"}] or [taken.rest[0] if taken.rest else UNKNOWN]
     texts = [None if each is None else each.plain for each in scripts]
     later = [word for word in taken.rest if word.text.startswith(("-e", "-f", "--exp", "--file"))]
-    if taken.has("-f", "--file") or later or any(text is None or not _SAFE_SED.fullmatch(text) for text in texts):
+    if taken.has("-f", "--file") or later or any(text is None or len(text) > _MOST_SED or not _SAFE_SED.fullmatch(text) for text in texts):
         return Runs(doubts=("what its script does is not worked out",))
     return Runs()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from langchain_vers.shell_words import Word
 
+_BINS = frozenset({"/bin", "/usr/bin", "/usr/local/bin", "/sbin", "/usr/sbin", "/opt/homebrew/bin"})
+
 
 @dataclass(frozen=True)
 class Redirection:
@@ -43,6 +45,12 @@ class Command:
             return ""
         plain = self.words[0].plain
         return None if plain is None or self.words[0].spread else plain.rpartition("/")[2]
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether the program is found where the system's programs are: `./ls` is another one than `ls`."""
+        folder, _, name = self.words[0].text.rpartition("/") if self.words else ("", "", "")
+        return bool(name) and (not folder or folder in _BINS)
 
     def __str__(self) -> str:
         return shown(self.source)

@@ -10,6 +10,7 @@ It reads scripts, it does not run them: what a script computes is unknown, and w
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -24,19 +25,16 @@ from langchain_vers.shell_words import UNKNOWN, Cell, Word, joined, words_of
 from langchain_vers.shell_wrappers import inner
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
+    from tree_sitter import Language, Node
 
 MISSING = 'This policy reads shell commands, and the parser for them is not installed; run: pip install "langchain-vers[policy]"'
-MOST_BYTES = 256 * 1024
+MOST_BYTES = 128 * 1024
 """A longer script is not read; it is a doubt."""
 _DEPTH = 12
 """How many scripts may be inside of each other."""
-_LEVELS = 150
+_LEVELS = 100
 """How deeply the parts of one script may be nested."""
 _MOST_COMMANDS = 4000
-
-
-_parser: Parser | None = None
 
 
 def require() -> None:
@@ -45,19 +43,23 @@ def require() -> None:
     Raises:
         Unsupported: it is not installed.
     """
-    _the_parser()
+    _grammar()
 
 
-def _the_parser() -> Parser:
-    global _parser  # noqa: PLW0603  # made once: loading the grammar takes longer than most scripts
-    if _parser is None:
-        try:
-            import tree_sitter_bash  # noqa: PLC0415  # an extra
-            from tree_sitter import Language, Parser  # noqa: PLC0415
-        except ImportError as error:
-            raise Unsupported(f"{MISSING} ({error})") from error
-        _parser = Parser(Language(tree_sitter_bash.language()))
-    return _parser
+@functools.lru_cache(maxsize=1)
+def _grammar() -> Language:
+    try:
+        import tree_sitter_bash  # noqa: PLC0415  # an extra
+        from tree_sitter import Language  # noqa: PLC0415
+    except ImportError as error:
+        raise Unsupported(f"{MISSING} ({error})") from error
+    return Language(tree_sitter_bash.language())
+
+
+def _parsed(data: bytes) -> Node:
+    from tree_sitter import Parser  # noqa: PLC0415  # an extra
+
+    return Parser(_grammar()).parse(data).root_node  # a parser of its own: they are not for several threads
 
 
 def parse(script: str) -> Script:
@@ -66,6 +68,13 @@ def parse(script: str) -> Script:
     Raises:
         Unsupported: the parser is not installed.
     """
+    try:
+        return _understood(script)
+    except RecursionError:
+        return Script(doubts=("it is nested too deeply",))
+
+
+def _understood(script: str) -> Script:
     reader = _Reader()
     _read(reader, script)
     if "HOME" in {name for command in reader.commands for name, _ in command.assignments} or _SETS_HOME.search(script):
@@ -84,13 +93,12 @@ def _read(reader: _Reader, script: str) -> None:
     if "\0" in script:
         reader.doubts.append("it has a NUL character")
         return
-    parser = _the_parser()
     if reader.depth > _DEPTH:
         reader.doubts.append("it has scripts in scripts in scripts")
         return
     reader.depth += 1
     outer, reader.data = reader.data, data
-    root = parser.parse(data).root_node
+    root = _parsed(data)
     if root.has_error:
         reader.doubts.append(f"its syntax is not understood at {shown(_error_text(root), 60)!r}")
     reader.visit(root)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 MOST_BRACES = 256
 """How many words the braces of one may make before it counts as unknown."""
+_MOST_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?\d+)?")
 
 def words_of(cells: Sequence[Cell]) -> list[Word]:
     """The words that these cells are: one, or several if there are braces to expand."""
+    if sum(cell.char == "{" and not cell.quoted for cell in cells) > _MOST_GROUPS:
+        return [UNKNOWN]
     expanded = _braces(list(cells), MOST_BRACES)
     if expanded is None or (len(expanded) > 1 and not all(expanded)):  # words that become empty may vanish
         return [UNKNOWN]

@@ -139,7 +139,7 @@ _OPTIONS_THAT_RUN = {
 
 
 def inner(name: str | None, words: tuple[Word, ...], given: Word | None) -> Runs:
-    """What a command runs. `given` is its standard input: None if the script does not say, unknown if it says so in a way not worked out."""
+    """What a command runs. `given` is its standard input: None if the script does not say, unknown if that is not worked out."""
     if name is None or name == "":
         return Runs()
     if name in _NEVER_NAMES:
@@ -181,7 +181,7 @@ def _wrapped(name: str, words: tuple[Word, ...]) -> Runs:
     taken = options(words[1:], how.valued, how.longs)
     if name == "command" and taken.has("-v", "-V"):
         return Runs()
-    if (name == "env" and (split := taken.value("-S", "--split-string")) is not None) or (name == "env" and taken.has("-S")):
+    if name == "env" and taken.has("-S", "--split-string"):
         return Runs(doubts=("what env -S runs is not worked out",))
     rest = taken.rest
     if name == "coproc" and len(rest) > 1 and (rest[0].text.isupper() or rest[1].text in {"{", "("}):

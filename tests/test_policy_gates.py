@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -470,3 +472,26 @@ def test_a_question_outlives_the_process_that_asked_it(make_isolated_toolkit: An
     graph = Graph("agent", False, again.get_tools(), command, saver=VersSaver(inner, again.context), before=2)
     (done,) = graph.answers(graph.run(Command(resume=True)))
     assert (done.status, done.content) == ("success", "ask")
+
+
+# --- without the parser ---
+
+
+def test_a_missing_parser_is_an_error_when_the_policy_is_made() -> None:
+    """In an interpreter of its own, where the extra is as if not installed."""
+    program = """
+import sys
+sys.modules["tree_sitter"] = sys.modules["tree_sitter_bash"] = None
+from langchain_vers.errors import Unsupported
+from langchain_vers.policy import Deny, Policy, Rule
+Policy.open(), Policy(Rule(Deny("no"), tools=["vers_vm_delete"]))
+for make in (Policy.careful, Policy.read_only, lambda: Policy(Rule(Deny("no"), commands=["rm *"])), lambda: Policy(lambda request: None)):
+    try:
+        make()
+    except Unsupported as error:
+        assert "langchain-vers[policy]" in str(error), error
+    else:
+        raise SystemExit("it was made")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr + done.stdout

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from langchain_vers.policy import Allow, Machine, Policy, Request
+from langchain_vers.policy import Allow, Deny, Machine, Policy, Request, Rule
 from langchain_vers.shell_programs import kinds, known_to_read, touches
 from langchain_vers.shell_script import Script
 from langchain_vers.shell_syntax import MOST_BYTES, parse
 
-MANY = settings.get_profile(settings._current_profile).max_examples > 50  # the full run
-EXAMPLES = 10_000 if MANY else 300
+EXAMPLES = 10_000 if settings().max_examples > 50 else 300
+"""How many in the full run, and by default."""
 CAREFUL = Policy.careful()
 
 
@@ -224,7 +224,20 @@ def test_after_a_loop_that_moves_nobody_knows_where_it_is() -> None:
         assert any(not word.known for touch, word in wanted(parse(script)) if touch.mode == "remove"), script
 
 
+def test_a_program_of_the_same_name_elsewhere_is_another_one() -> None:
+    for script in ("./ls", "bin/cat x", "/tmp/git status", "~/ls"):
+        assert decision(script, Policy.read_only()) == "Deny", script
+        allowing = Policy(Rule(Allow(), commands=["ls *", "cat *", "git status *"]), default=Deny("no"))
+        assert decision(script, allowing) == "Deny", script
+    assert decision("/usr/bin/cat x; ls", Policy.read_only()) == "Allow"
+    assert decision("./sudo x") == decision("/x/rm $x") == "Ask"
+
+
 def test_limits() -> None:
+    assert not parse("echo " + "{" * 100_000).commands[0].words[1].known
+    assert not parse("echo " + "{a,b" * 20_000).commands[0].words[1].known
+    assert parse("sed '" + "\n" * 5_000 + "e' f").doubts and parse("sed '" + " " * 400 + "e' f").doubts
+    assert parse('"$(' * 2000 + "a" + ')"' * 2000).doubts
     assert parse("a;" * MOST_BYTES).doubts
     assert parse("a" * (MOST_BYTES + 1)).doubts
     assert parse("(" * 5000 + "a" + ")" * 5000).doubts
