@@ -133,9 +133,10 @@ class WordReader(ABC):
             following = nodes[place + 1] if place + 1 < len(nodes) else None
             while following is not None and following.type in {"concatenation", "command_name"} and following.children:
                 following = following.children[0]
-            if text_of(node) == "$" and following is not None and following.type in {"string", "raw_string"}:
-                continue
-            yield from self._cells(node)
+            cells = list(self._cells(node))
+            if following is not None and following.type in {"string", "raw_string"} and cells and cells[-1] == Cell("$"):
+                cells.pop()
+            yield from cells
 
     def _expansion(self, node: Node) -> None:
         """Take in the commands that an expansion runs."""

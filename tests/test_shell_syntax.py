@@ -438,6 +438,9 @@ def caught(script: str) -> bool:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(disguised())
+@example('"apt"-ge$"t" install -y x')
+@example("! ! sudo reboot")
+@example('"/bin/r"\\m -r /etc')
 def test_a_dangerous_command_is_caught_however_it_is_written(script: str) -> None:
     assert caught(script), script
 
@@ -465,7 +468,7 @@ def test_words_are_what_bash_makes_of_them() -> None:
     """Against bash itself: many small scripts, all told in one run of it."""
     pieces = ["a", "'b c'", '"d"', "\\e", "$'\\t'", "{f,g}", "{1..3}", "''", '""', "~", "\\~", "=", "x=y", "#h", "-", "{", "}", "{i}",
     "{j,}", "\\{k,l}",
-              "'{m,n}'", "$'\\0o'", '"\\$p"', '"\\q"', "\\\n", "{r,{s,t}}", "~/u", ",", "a{b,c}d", "%", "^", "@", "+", ":",
+              "'{m,n}'", "$'\\0o'", '"\\$p"', '"\\q"', "\\\n", "{r,{s,t}}", "~/u", ",", "a{b,c}d", "%", "-$", "^", "@", "+", ":",
               "$"]  # fmt: skip
     scripts = [f"say {one}{other}" for one in pieces for other in pieces] + [f"say {one} {other}x" for one in pieces for other in pieces]
     program = "say() { printf 'said\\0'; [ $# = 0 ] || printf '%s\\0' \"$@\"; }; HOME='~'; cd /\n"
