@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 MOST_BRACES = 256
 """How many words the braces of one may make before it counts as unknown."""
@@ -121,6 +122,8 @@ def ansi(text: str) -> list[Cell]:
     return literal(data.partition(b"\0")[0].decode("utf-8", "replace"), quoted=True)
 
 
+_NAMED = frozenset("_$!?#@*-{(")
+"""Characters that make an expansion of a dollar sign before them, letters and digits aside."""
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?\d+)?")
 
 
@@ -204,6 +207,8 @@ def _word(cells: list[Cell]) -> Word:
             known = False
     if home and cells and cells[0].char != "/":
         known = False  # $HOME and something that is stuck to it
+    if any(one == Cell("$") and not other.quoted and (other.char.isalnum() or other.char in _NAMED) for one, other in pairwise(cells)):
+        return UNKNOWN  # an expansion that the grammar has not seen
     text = "".join(cell.char for cell in cells)
     known = known and all(cell.char for cell in cells) and not any(cell.home for cell in cells)
     pattern = any(cell.char in {"*", "?", "["} and not cell.quoted for cell in cells)
