@@ -26,6 +26,7 @@ from pydantic import SecretStr
 
 from langchain_vers import workers
 from langchain_vers._io import io, on_io, run
+from langchain_vers.asking import Rounds
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gate import Gate
@@ -36,6 +37,7 @@ from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
 from langchain_vers.platform import Credentials, VersClient
+from langchain_vers.policy import Policy
 from langchain_vers.trunk import Account
 from langchain_vers.turns import Place, Turns
 from langchain_vers.versions import Arrival, Versions
@@ -100,6 +102,7 @@ class BackendContext:
             configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
         data_dir: the embedded Vers's folder, if not its default.
         transport: what commands and files of VMs go over: "ssh", or "http" where only HTTPS leaves the network (see `vers_http`).
+        policy: what calls may do (see `policy`); default: `Policy.open()`, everything.
         idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
     """
 
@@ -116,6 +119,7 @@ class BackendContext:
         data_dir: str | os.PathLike[str] | None = None,
         transport: Transport = "ssh",
         idle_pause: float | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
@@ -136,6 +140,9 @@ class BackendContext:
         self.registry = Registry()
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
+        self.policy = Policy.open() if policy is None else policy
+        self.rounds = Rounds()
+        """Who asks for the calls that one task carries out."""
 
     # --- routing ---
 

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 from langchain_vers.backends.vers import Transport
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
+from langchain_vers.policy import Policy
 from langchain_vers.tools import files, machines, search, shell
 from langchain_vers.tools.base import ToolSpec, build
 
@@ -48,6 +49,7 @@ class VersToolkit(BaseToolkit):
     data_dir: str | os.PathLike[str] | None = None
     transport: Transport = "ssh"
     idle_pause: float | None = None
+    policy: Policy | None = None
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -65,6 +67,7 @@ class VersToolkit(BaseToolkit):
         data_dir: str | os.PathLike[str] | None = None,
         transport: Transport | None = None,
         idle_pause: float | None = None,
+        policy: Policy | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -79,6 +82,7 @@ class VersToolkit(BaseToolkit):
             "data_dir": data_dir,
             "transport": transport,
             "idle_pause": idle_pause,
+            "policy": policy,
             "context": context,
         }
         try:
@@ -107,7 +111,8 @@ class VersToolkit(BaseToolkit):
         def may_move(name: str, arguments: Mapping[str, Any]) -> bool | None:
             return moves[name](arguments) if name in moves else None
 
-        return [build(spec, self._context, may_move) for spec in specs]
+        by_name = {spec.name: spec for spec in specs}
+        return [build(spec, self._context, may_move, by_name) for spec in specs]
 
     def _select(self) -> list[ToolSpec]:
         specs = [*shell.SPECS, *files.SPECS, *search.SPECS, *machines.SPECS]

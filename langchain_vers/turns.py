@@ -55,6 +55,10 @@ class Place:
     """The last earlier call in the conversation, and where it left the thread."""
     siblings: frozenset[str] = frozenset()
     """The ids of all calls of the message: what one of them has taught is newer than `recalled`."""
+    execution: object = None
+    """Another object in another execution of the task; None outside of a graph."""
+    together: tuple[Mapping[str, Any], ...] | None = ()
+    """The calls that the same task carries out, if there are several; None if that cannot be told."""
 
     @property
     def holder(self) -> str | None:
@@ -73,6 +77,7 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     call_id = call_id or getattr(runtime, "tool_call_id", None)
     lane = str(configurable.get("vers_branch") or "")
     facts: dict[str, Any] = {"call_id": call_id, "lane": lane, "saver": configurable.get("__pregel_checkpointer")}
+    facts["execution"] = configurable.get("__pregel_scratchpad")
     facts["settings"] = {key: value for key, value in configurable.items() if key.startswith(("vers_", "__pregel_durability"))}
     if thread is not None:
         facts["position"] = _position(thread, configurable, runtime, lane)
@@ -91,10 +96,25 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
     # A call that has its answer already, such as one that a person rejected, will not be carried out in this run.
     answers = {getattr(answer, "tool_call_id", None): getattr(answer, "status", None) for answer in messages}
     settled = {i: answers[calls[i]["id"]] == "error" for i in movers if calls[i]["id"] in answers}
+    facts["together"] = _together(config, [call for call in calls if call["id"] not in answers], calls, call_id)
     # The checkpoint is there without a checkpointer, too: the same for all calls of the message, and another one when they are replayed.
     info = getattr(runtime, "execution_info", None)
     name = f"{message.id or '/'.join(str(call['id']) for call in calls)}@{getattr(info, 'checkpoint_id', None)}"
     return Place(thread, name, index, tuple(i for i in movers if i not in settled), refused=any(settled.values()), **facts)
+
+
+def _together(
+    config: Mapping[str, Any], pending: Sequence[Mapping[str, Any]], calls: Sequence[Mapping[str, Any]], call_id: str | None
+) -> tuple[Mapping[str, Any], ...] | None:
+    """The calls of a message that one task carries out: all of them in a node, one where each is sent to a task of its own."""
+    path: Sequence[Any] = (config.get("metadata") or {}).get("langgraph_path") or ("",)
+    if path[0] != "__pregel_push":
+        return tuple(calls) if len(calls) > 1 else ()
+    if len(pending) <= 1:
+        return ()
+    # Sent one by one, they are numbered in the order of the message. A task that was sent several has one whose number is another.
+    alone = len(path) > 1 and isinstance(path[1], int) and path[1] < len(pending) and pending[path[1]]["id"] == call_id
+    return () if alone else None
 
 
 def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: str) -> Position | None:  # noqa: ANN401  # as above

@@ -7,11 +7,14 @@ Nothing here knows what a tool does.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -21,11 +24,15 @@ from langchain_core.tools import StructuredTool, ToolException
 from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
 from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from langchain_vers._io import io
+from langchain_vers.asking import Ruling, Rulings, Verdict, rule, too_late
 from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
-from langchain_vers.errors import Gone, Missing, TakenOver, Unreachable, VersError
+from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
+from langchain_vers.permission import judge
+from langchain_vers.request import Ask, Reach
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
@@ -100,6 +107,8 @@ class ToolSpec:
     """`await run(call, **arguments)`."""
     moves: Callable[[Mapping[str, Any]], bool] = lambda arguments: False
     """Whether a call with these arguments may move its thread to another machine."""
+    reach: Callable[[Mapping[str, Any]], Reach] = lambda arguments: Reach()
+    """What a call with these arguments reaches for, for the policy to judge."""
 
 
 _call_id: ContextVar[str | None] = ContextVar("langchain_vers_tool_call_id", default=None)
@@ -156,16 +165,95 @@ class VersTool(StructuredTool):
         return place if place.message is not None else None
 
 
-def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
-    """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools."""
+class _Work:
+    """One call on the caller's side: through the gate, then to the I/O thread."""
 
-    def prepare(
-        config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]
-    ) -> tuple[Callable[[Callable[[str], None]], Coroutine[Any, Any, Answer]], Callable[[str], None]]:
-        """What is to run on the I/O thread, given a way to show output, and what shows it on the caller's side."""
+    def __init__(
+        self, spec: ToolSpec, context: BackendContext, place: Place, arguments: dict[str, Any], specs: Mapping[str, ToolSpec]
+    ) -> None:
+        self._spec, self._context, self._place, self._arguments, self._specs = spec, context, place, arguments, specs
+        self._late = place.together is None
+        """Whether it is too late to ask a person: other calls of the same task may have done something already."""
+
+    def start(self, ruling: Ruling | None) -> Callable[[Callable[[str], None]], Coroutine[Any, Any, Answer | Verdict]]:
+        """What is to run on the I/O thread, given a way to show output. Without a ruling the policy is asked there, and the outcome may be
+        that a person has to be.
+        """
+        call = Call(self._context, self._place, lambda delta: None)
+        return lambda emit: _carry_out(self._spec, replace(call, emit=emit), self._arguments, ruling, late=self._late)
+
+    def group(self) -> tuple[concurrent.futures.Future[Rulings], bool] | None:
+        """The outcome for all calls that the same task carries out, and whether it is up to this one to find it; None if it is alone."""
+        if self._context.policy.trivial or not self._place.together or self._place.execution is None:
+            return None
+        self._late = True
+        return self._context.rounds.join(self._place.execution)
+
+    def asked(self, verdict: Verdict) -> Ruling:
+        """What holds for the call once a person has been asked."""
+        return rule(self._place, verdict)
+
+    def asks(self, outcome: concurrent.futures.Future[Rulings], verdicts: list[tuple[Place, Verdict]]) -> None:
+        """Find the outcome for all calls of the task."""
+        outcome.set_result({str(place.call_id): rule(place, verdict) for place, verdict in verdicts})
+
+    async def judged(self) -> list[tuple[Place, Verdict]]:
+        """What the policy says of the calls of the task. Those that stand behind a move, or make no sense, are not judged here."""
+        found: list[tuple[Place, Verdict]] = []
+        for index, call in enumerate(self._place.together or ()):
+            spec = self._specs.get(call["name"])
+            if spec is None:
+                continue
+            place = replace(self._place, call_id=call["id"], index=index, movers=(), refused=False)
+            with contextlib.suppress(VersError, ValidationError):
+                arguments = spec.arguments.model_validate(call["args"])
+                given = {name: getattr(arguments, name) for name in arguments.model_fields_set}
+                found.append((place, await _judge(self._context, place, spec, given)))
+                if spec.moves(given):
+                    break
+        return found
+
+    def ruling(self) -> Ruling | None:
+        """For sync callers: what holds for the call, where that is decided for several at once."""
+        group = self.group()
+        if group is None:
+            return None
+        outcome, first = group
+        if first:
+            with _told(outcome):
+                self.asks(outcome, io.run(self.judged()))
+        return outcome.result().get(str(self._place.call_id))
+
+    async def aruling(self) -> Ruling | None:
+        """See `ruling`."""
+        group = self.group()
+        if group is None:
+            return None
+        outcome, first = group
+        if first:
+            with _told(outcome):
+                self.asks(outcome, await io.on_io(self.judged()))
+        return (await asyncio.wrap_future(outcome)).get(str(self._place.call_id))
+
+
+@contextlib.contextmanager
+def _told(outcome: concurrent.futures.Future[Rulings]) -> Iterator[None]:
+    """The others get what goes wrong, too: also that a person is being asked."""
+    try:
+        yield
+    except BaseException as error:
+        outcome.set_exception(error)
+        raise
+
+
+def build(spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[str, ToolSpec] | None = None) -> VersTool:
+    """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools, and `specs` the tools by name."""
+
+    def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> tuple[_Work, Callable[[str], None]]:
+        """The work, and what shows its output on the caller's side."""
         call_id = _call_id.get()
         place = place_of(config or {}, runtime, call_id, moves)
-        return lambda emit: _carry_out(spec, Call(context, place, emit), arguments), _shower(spec.name, runtime, call_id)
+        return _Work(spec, context, place, arguments, specs or {spec.name: spec}), _shower(spec.name, runtime, call_id)
 
     # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
@@ -175,7 +263,11 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = io.run_relayed(*prepare(config, runtime, arguments))
+        work, show = prepare(config, runtime, arguments)
+        answer = io.run_relayed(work.start(work.ruling()), show)
+        if isinstance(answer, Verdict):
+            answer = io.run_relayed(work.start(work.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
         return _finish(spec, answer, callbacks)
 
     async def coroutine(
@@ -185,7 +277,11 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        answer = await io.on_io_relayed(*prepare(config, runtime, arguments))
+        work, show = prepare(config, runtime, arguments)
+        answer = await io.on_io_relayed(work.start(await work.aruling()), show)
+        if isinstance(answer, Verdict):
+            answer = await io.on_io_relayed(work.start(work.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
         return _finish(spec, answer, callbacks)
 
     tool = VersTool(
@@ -202,22 +298,47 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves) -> VersTool:
     return tool
 
 
-async def _carry_out(spec: ToolSpec, call: Call, arguments: dict[str, Any]) -> Answer:
+async def _carry_out(
+    spec: ToolSpec, call: Call, arguments: dict[str, Any], ruling: Ruling | None = None, *, late: bool = False
+) -> Answer | Verdict:
+    """Carry out a call that the policy allows. This is the one gate that all tools go through."""
     started = time.monotonic()
+
+    async def attempt() -> Answer | Verdict:
+        settled = ruling
+        if settled is None and not call.context.policy.trivial:
+            verdict = await _judge(call.context, call.place, spec, arguments)
+            if isinstance(verdict.decision, Ask) and not late:
+                return verdict
+            settled = Ruling(too_late(verdict.decision)) if isinstance(verdict.decision, Ask) else rule(call.place, verdict)
+        if settled is not None and settled.refusal is not None:
+            raise Denied(settled.refusal)
+        return await spec.run(call, **arguments)
+
     try:
         try:
-            answer = await spec.run(call, **arguments)
+            answer = await attempt()
         except (TakenOver, Gone) as error:  # nothing was done; what is known of the machine is out of date
             await call.context.retake(call.place, error)
-            answer = await spec.run(call, **arguments)
+            answer = await attempt()
     except VersError as error:
         answer = await _failure(call, error)
     finally:
         call.context.settle_move(call.place)
+    if (isinstance(answer, Verdict) or answer.error) and spec.moves(arguments):
+        await call.context.refuse_move(call.place)  # it may not have come to begin: those behind it need not wait
+    if isinstance(answer, Verdict):
+        return answer
     call.context.used(call.place, spec.name)
     took = round((time.monotonic() - started) * 1000, 1)
     artifact = {**_NOWHERE, **call.where(), "duration_ms": took, **answer.artifact, **_left(call)}
     return Answer(_noticed(call, answer.content), artifact, answer.error)
+
+
+async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any]) -> Verdict:
+    fields = spec.arguments.model_fields
+    given = {name: value for name, value in arguments.items() if name not in fields or value != fields[name].default}
+    return await judge(context, place, spec.name, to_jsonable_python(given), spec.reach(arguments))
 
 
 def _left(call: Call) -> dict[str, Any]:

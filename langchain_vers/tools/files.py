@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from langchain_vers.backends.base import Backend, FileRead, Scan, version_of
 from langchain_vers.errors import BadInput
+from langchain_vers.request import Reach
 from langchain_vers.tools import edits as editing
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import MAX_BYTES as MAX_SHOWN
@@ -174,9 +176,21 @@ def _encoded(text: str, what: str) -> bytes:
         raise BadInput(f"{what} has a lone surrogate at position {error.start}, which is no character; nothing was written") from None
 
 
+def _reads(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(paths=((arguments.get("path") or ".", "read", False),))
+
+
+def _writes(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(paths=((arguments["path"], "write", False),))
+
+
+def _edits(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(paths=((arguments["path"], "read", False), (arguments["path"], "write", False)))
+
+
 SPECS = [
-    ToolSpec("read", "Read a text file (up to 2000 lines or 50KB from offset on) or an image.", Read, read),
-    ToolSpec("write", "Create or overwrite a file; makes parent directories.", Write, write),
-    ToolSpec("edit", "Replace exact text in a file: old_text and new_text, or several edits at once.", EditArguments, edit),
-    ToolSpec("ls", "List a directory, hidden entries included; directories end with '/'.", Ls, ls),
+    ToolSpec("read", "Read a text file (up to 2000 lines or 50KB from offset on) or an image.", Read, read, reach=_reads),
+    ToolSpec("write", "Create or overwrite a file; makes parent directories.", Write, write, reach=_writes),
+    ToolSpec("edit", "Replace exact text in a file: old_text and new_text, or several edits at once.", EditArguments, edit, reach=_edits),
+    ToolSpec("ls", "List a directory, hidden entries included; directories end with '/'.", Ls, ls, reach=_reads),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.context import BackendContext, Route, short_id
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
+from langchain_vers.request import Reach
 from langchain_vers.tools import transfer
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size
@@ -368,6 +370,26 @@ async def _end(context: BackendContext, text: str) -> transfer.End:
     return transfer.End(context.local, f"{folder / path}{slash}", guarded=True, check=check)
 
 
+def _vm_reach(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(vm=arguments.get("vm_id"))
+
+
+def _exec_reach(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(command=arguments["command"], vm=arguments["vm_id"])
+
+
+def _copy_reach(arguments: Mapping[str, Any]) -> Reach:
+    source, destination = (_end_of(arguments[name]) for name in ("source", "destination"))
+    recursive = bool(arguments.get("recursive"))
+    # A destination that is a directory means: into it, under the same name.
+    inside = f"{destination.rstrip('/')}/{posixpath.basename(source.rstrip('/'))}"
+    return Reach(paths=((source, "read", recursive), (destination, "write", False), (inside, "write", False)))
+
+
+def _end_of(text: str) -> str:
+    return text if text.startswith("vm:") else f"here:{text}"
+
+
 def _facts(vm_id: str, *, attached: bool = False) -> dict[str, Any]:
     return {"backend": "vers", "machine_id": vm_id, "attached": attached}
 
@@ -394,7 +416,7 @@ SPECS = [
         moves=lambda arguments: _attaches(arguments, True),
     ),
     ToolSpec("vers_vm_use", "Move to a VM: later calls work on it. Resumes a paused one.", VmUse, vm_use, moves=lambda arguments: True),
-    ToolSpec("vers_vm_exec", "Run one command on a given VM without moving there.", VmExec, vm_exec),
+    ToolSpec("vers_vm_exec", "Run one command on a given VM without moving there.", VmExec, vm_exec, reach=_exec_reach),
     ToolSpec(
         "vers_vm_local",
         "Leave the VM, which goes on running, and work on the user's machine.",
@@ -409,7 +431,7 @@ SPECS = [
         vm_branch,
         moves=lambda arguments: _attaches(arguments, False),
     ),
-    ToolSpec("vers_vm_commit", "Save a VM as it is now; gives a commit id to restore.", VmCommit, vm_commit),
+    ToolSpec("vers_vm_commit", "Save a VM as it is now; gives a commit id to restore.", VmCommit, vm_commit, reach=_vm_reach),
     ToolSpec(
         "vers_vm_restore",
         "Make a new VM from a commit; the old one stays.",
@@ -417,9 +439,9 @@ SPECS = [
         vm_restore,
         moves=lambda arguments: _attaches(arguments, True),
     ),
-    ToolSpec("vers_vm_state", "Pause or resume a VM.", VmState, vm_state),
-    ToolSpec("vers_vm_delete", "Delete a VM for good; its commits stay.", VmDelete, vm_delete),
-    ToolSpec("vers_vm_copy", "Copy a file or directory between the user's machine and VMs.", VmCopy, vm_copy),
+    ToolSpec("vers_vm_state", "Pause or resume a VM.", VmState, vm_state, reach=_vm_reach),
+    ToolSpec("vers_vm_delete", "Delete a VM for good; its commits stay.", VmDelete, vm_delete, reach=_vm_reach),
+    ToolSpec("vers_vm_copy", "Copy a file or directory between the user's machine and VMs.", VmCopy, vm_copy, reach=_copy_reach),
 ]
 
 USE_BACKEND = ToolSpec(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import posixpath
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.globs import compile_glob
 from langchain_vers.errors import BadInput, Missing
+from langchain_vers.permission import hidden
+from langchain_vers.request import Reach
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.files import head, listing
 from langchain_vers.tools.matches import Found, Search, format_matches, grep_command, grep_input, parse_grep, parse_rg, rg_command, select
@@ -71,11 +75,14 @@ async def grep(
         limit=100 if limit is None else limit,
     )
     route = await call.route()
-    found = await _search(route.backend, search, *route.locate(path or "."))
+    where, cwd = route.locate(path or ".")
+    found = await _search(route.backend, search, where, cwd)
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
-    formatted = format_matches(select(found.matches, glob), limit=search.limit, context=search.context, complete=found.complete)
+    secret = await hidden(call.context, route, where, cwd, [match.path for match in found.matches])
+    matches = [match for match in found.matches if match.path not in secret]
+    formatted = format_matches(select(matches, glob), limit=search.limit, context=search.context, complete=found.complete)
     lines = formatted.text.split("\n")
     shown = head(lines)
     notices = [formatted.notice] if formatted.notice else []
@@ -83,6 +90,8 @@ async def grep(
         notices = [
             f"[Showing the first {len(shown)} of {len(lines)} lines ({format_size(MAX_BYTES)} limit). Narrow the pattern, path or glob.]"
         ]
+    if secret:
+        notices.append(f"[Matches in {len(secret)} file(s) that the policy protects are left out.]")
     text = "\n\n".join(["\n".join(shown), *notices])
     return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated or len(shown) < len(lines)})
 
@@ -125,7 +134,13 @@ async def _taken(backend: Backend, result: ExecResult) -> bytes:
     return result.tail
 
 
+def _within(arguments: Mapping[str, Any]) -> Reach:
+    return Reach(paths=((arguments.get("path") or ".", "read", False),))
+
+
 SPECS = [
-    ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find),
-    ToolSpec("grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep),
+    ToolSpec("find", "Find files and directories by name, without those that .gitignore excludes.", Find, find, reach=_within),
+    ToolSpec(
+        "grep", "Search file contents, without files that .gitignore excludes. Lines are cut at 500 characters.", Grep, grep, reach=_within
+    ),
 ]

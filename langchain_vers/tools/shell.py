@@ -10,6 +10,7 @@ from pydantic import Field
 
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.errors import BadInput
+from langchain_vers.request import Reach
 from langchain_vers.tools import jobs
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import DeltaDecoder, compose, format_exit, tail_text
@@ -163,6 +164,7 @@ SPECS = [
         "Shows the last 2000 lines or 50KB of stdout and stderr, and where the full log is.",
         Bash,
         bash,
+        reach=lambda arguments: Reach(command=arguments["command"]),
     ),
     ToolSpec("bash_output", "State of a background job, and its output since the last look.", BashOutput, bash_output),
     ToolSpec("bash_kill", "Kill a background job and its child processes.", BashKill, bash_kill),

@@ -1,0 +1,177 @@
+"""The gate that every call passes: what it reaches for is found out, the policy decides, and a person is asked where it says so.
+
+`judge` runs on the I/O thread: it looks up on the machine where the paths of a call really are, and has the policy decide. `asking.py` does
+the rest where the call was made, in LangGraph's task, for that is where `interrupt()` works. Tools go through both in `tools/base.py`;
+`permit` and `apermit` are the same for commands that are no tool calls, such as those that a user types.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.runnables import RunnableConfig
+
+from langchain_vers._io import io
+from langchain_vers.asking import Verdict, ask, refusal
+from langchain_vers.backends import real_paths
+from langchain_vers.backends.base import Backend
+from langchain_vers.backends.real_paths import Spot
+from langchain_vers.errors import Denied
+from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
+from langchain_vers.shell_script import Script
+from langchain_vers.shell_syntax import parse
+from langchain_vers.shell_tables import TouchMode
+from langchain_vers.shell_words import Word
+from langchain_vers.turns import Place, place_of
+
+if TYPE_CHECKING:
+    from langchain_vers.context import BackendContext, Route
+
+By = Literal["model", "user"]
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """A path of a call, before it is known where it is."""
+
+    word: Word
+    mode: TouchMode
+    deep: bool
+    at: str = ""
+    """Where: "" for the machine of the call, "here" for the user's machine, else the name of a VM."""
+
+
+async def judge(
+    context: BackendContext, place: Place, tool: str, arguments: Mapping[str, Any], reach: Reach, *, by: By = "model"
+) -> Verdict:
+    """Have the policy decide about a call. Coroutine of the I/O thread; changes nothing on any machine.
+
+    Raises:
+        VersError: the machine does not answer, or the thread's place cannot be told; then nothing may be done either.
+    """
+    policy = context.policy
+    attachment = await context.attachment_at(place)
+    needed = policy.needs
+    script = parse(reach.command) if reach.command is not None and "command" in needed else None
+    spots = _spots(reach, script) if "paths" in needed else []
+    machine = Machine(attachment.backend, attachment.machine_id)
+    if reach.vm is not None:
+        machine = Machine("vers", await context.resolve_vm(reach.vm))
+    elsewhere = machine.machine_id != attachment.machine_id or machine.backend != attachment.backend
+    cwd = None if elsewhere else attachment.cwd
+    accesses: list[Access] = []
+    for at in dict.fromkeys(spot.at for spot in spots):
+        backend, start = await _backend(context, place, at or ("vm" if elsewhere else ""), machine, cwd)
+        there = machine if at == "" else Machine(backend.name, backend.machine_id)
+        found, ground = await _located(backend, there, start, [spot for spot in spots if spot.at == at])
+        accesses += found
+        if at == "":
+            machine, cwd = ground, start or ground.start
+    request = Request(tool, arguments, machine, cwd, script, tuple(accesses), by)
+    return Verdict(policy.decide(request), request)
+
+
+def _spots(reach: Reach, script: Script | None) -> list[_Spot]:
+    found = [_Spot(word, touch.mode, touch.deep) for touch, word in wanted(script)]
+    for path, mode, deep in reach.paths:
+        at, rest = "", path
+        if path.startswith("here:"):
+            at, rest = "here", path.removeprefix("here:")
+        elif path.startswith("vm:"):
+            at, _, rest = path.removeprefix("vm:").partition(":")
+        home = rest == "~" or rest.startswith("~/")
+        found.append(_Spot(Word(rest[1:] if home else rest, home=home), mode, deep, at))
+    return found
+
+
+async def _backend(context: BackendContext, place: Place, at: str, machine: Machine, cwd: str | None) -> tuple[Backend, str | None]:
+    """The backend to look paths up on, and the directory that they are relative to."""
+    if at == "here":
+        folder = None if context.local_allowed else context.shared_folder
+        return context.local, None if folder is None else str(folder)
+    if at == "vm":
+        assert machine.machine_id is not None
+        return await context.machine(machine.machine_id), None
+    if at:
+        return await context.machine(await context.resolve_vm(at)), None
+    route = await context.route(place)
+    return route.backend, route.cwd
+
+
+async def _located(backend: Backend, machine: Machine, cwd: str | None, spots: list[_Spot]) -> tuple[list[Access], Machine]:
+    """The accesses that these paths are, and the machine that they are on."""
+    known = [spot for spot in spots if spot.word.known and "\0" not in spot.word.text]
+    asked = list(dict.fromkeys(Spot(spot.word.text, spot.word.home, spot.word.pattern) for spot in known))
+    ground = await real_paths.look_up(backend, cwd, asked)
+    machine = replace(machine, home=ground.home, start=ground.start, workspace=(ground.start,))
+    real = dict(zip(asked, ground.real, strict=True))
+    found: list[Access] = []
+    for spot in spots:
+        word = spot.word
+        access = Access("", spot.mode, False, spot.deep, str(word), machine)
+        paths = real.get(Spot(word.text, word.home, word.pattern)) if spot in known else None
+        if paths is None:
+            found.append(access)
+            continue
+        if not word.pattern:
+            base = ground.home + word.text if word.home else posixpath.join(ground.cwd, word.text)
+            paths = tuple(dict.fromkeys((*paths, "/" + posixpath.normpath(base).lstrip("/"))))
+        found += [replace(access, path=path, known=True) for path in paths]
+    return list(dict.fromkeys(found)), machine
+
+
+async def hidden(context: BackendContext, route: Route, folder: str, cwd: str | None, names: Iterable[str]) -> set[str]:
+    """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them."""
+    if context.policy.trivial or "paths" not in context.policy.needs:
+        return set()
+    ground = await real_paths.look_up(route.backend, cwd, [Spot(folder)])
+    base = (ground.real[0] or (ground.cwd,))[0]
+    machine = Machine(route.attachment.backend, route.attachment.machine_id, ground.home, ground.start, (ground.start,))
+
+    def kept(name: str) -> bool:
+        path = posixpath.normpath(posixpath.join(base, name))
+        access = Access(path, "read", written=name, machine=machine)
+        return isinstance(context.policy.decide(Request("read", {"path": path}, machine, cwd, None, (access,))), Allow)
+
+    return {name for name in set(names) if not kept(name)}
+
+
+# --- for commands that are no tool calls ---
+
+
+def permit(
+    context: BackendContext, tool: str, arguments: Mapping[str, Any], reach: Reach, config: RunnableConfig | None = None, *, by: By = "user"
+) -> None:
+    """The gate for what is done without a tool call, in the thread of `config`; asks where it has to, in the caller's task.
+
+    For a shell command on the thread's machine: `permit(context, "bash", {"command": text}, Reach(command=text), config)`.
+
+    Raises:
+        Denied: the policy, or a person, does not allow it.
+        GraphInterrupt: a person is being asked; to be let through, and the call made again when the graph is resumed.
+    """
+    if context.policy.trivial:
+        return
+    place = place_of(config or {}, None, None, lambda name, args: False)
+    _settle(place, io.run(judge(context, place, tool, arguments, reach, by=by)))
+
+
+async def apermit(
+    context: BackendContext, tool: str, arguments: Mapping[str, Any], reach: Reach, config: RunnableConfig | None = None, *, by: By = "user"
+) -> None:
+    """See `permit`."""
+    if context.policy.trivial:
+        return
+    place = place_of(config or {}, None, None, lambda name, args: False)
+    _settle(place, await io.on_io(judge(context, place, tool, arguments, reach, by=by)))
+
+
+def _settle(place: Place, verdict: Verdict) -> None:
+    if isinstance(verdict.decision, Allow):
+        return
+    text = refusal(verdict.decision) if isinstance(verdict.decision, Deny) else ask(place, verdict)
+    if text is not None:
+        raise Denied(text, machine_id=verdict.request.machine.machine_id)
