@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from langchain_vers.backends.environment import EMPTY, Environment
+from langchain_vers.backends.paths import PathMap
+
 OutputCallback = Callable[[bytes], Awaitable[None] | None]
 """Called on the I/O thread with each chunk of merged output as it arrives; chunks may split UTF-8 sequences."""
 
@@ -109,6 +112,10 @@ class Backend(ABC):
     """Which machine it is, None where there is only one."""
     tail_limit: int = 256 * 1024
     """Bytes of output that `exec` keeps in memory for its result."""
+    environment: Environment = EMPTY
+    """Variables that are set for every command; a `Secret` is read when the command begins. What a call's `env` says goes before."""
+    paths: PathMap = PathMap()
+    """Which folders of the host it sees under which names."""
 
     @abstractmethod
     async def exec(

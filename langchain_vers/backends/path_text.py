@@ -29,9 +29,9 @@ _NAME = re.compile(rf"[^/{_ENDS}]")
 _REST = re.compile(rf"(?:\\[ ()'\"&]|[^{_ENDS}])*")
 _DOTTED = re.compile(rf"/[^{_ENDS}]*")
 _BEFORE = re.compile(
-    r"(?:\A|[^\w.~\-/\x80-\U0010ffff]"
+    r"(?:\A|[^\w.~+\-/\x80-\U0010ffff]"
     rf"|[{_FOREIGN}\u2500-\u257f\ufffd\x80-\xa0]"
-    r"|(?:\A|\n)-"  # a line of a diff
+    r"|(?:\A|\n)[+\-]"  # a line of a diff
     r"|(?:\A|[^\w\-])-[A-Za-z]"  # an option
     r"|\\[abefnrtv0]"  # an escape that was not carried out
     r"|\x1b\[[0-9;]*[A-Za-z])\Z"  # a colour

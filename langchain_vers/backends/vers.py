@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from langchain_vers import idle
 from langchain_vers._io import io
 from langchain_vers.backends.base import Snapshots
+from langchain_vers.backends.environment import Environment, checked
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend
@@ -37,15 +38,16 @@ class VersBackend(ShellBackend, Snapshots):
     """Works on one VM over connections that are opened on first use and kept.
 
     `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key`
-    tells it afterwards.
+    tells it afterwards. `env` is set for every command.
     """
 
     name = "vers"
     username = "root"
     """Who logs in on the VM."""
 
-    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None) -> None:
+    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None, env: Environment | None = None) -> None:
         self.machine_id: str = vm_id
+        self.environment = checked(env or {})
         self.host_key = host_key
         self._client = client
         self._key: VmSshKeyResponse | None = None
@@ -167,7 +169,7 @@ class VersBackend(ShellBackend, Snapshots):
 
     def at(self, machine_id: str) -> VersBackend:
         """See `Snapshots.at`."""
-        return VersBackend(self._client, machine_id)
+        return VersBackend(self._client, machine_id, env=self.environment)
 
     async def retire(self) -> None:
         """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""

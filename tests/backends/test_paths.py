@@ -33,7 +33,7 @@ def below(folder: str, path: str) -> str:
 
 @st.composite
 def maps(draw: st.DrawFn, names: st.SearchStrategy[str] = ODD_NAMES, host_least: int = 0, **options: object) -> PathMap:
-    pairs = draw(st.lists(st.tuples(paths(names, host_least, 3), paths(names, host_least, 3)), min_size=1, max_size=4))
+    pairs = draw(st.lists(st.tuples(paths(names, host_least, 3), paths(names, host_least, 3)), min_size=1, max_size=3))
     try:
         return PathMap([Mount(host, guest) for host, guest in pairs], **options)  # type: ignore[arg-type]
     except BadInput:
