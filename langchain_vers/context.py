@@ -28,6 +28,7 @@ from langchain_vers import workers
 from langchain_vers._io import io, on_io, run
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
+from langchain_vers.backends.environment import Environment, Secret
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.vers import VersBackend
@@ -35,7 +36,9 @@ from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Account, Link, abandon
 from langchain_vers.platform import Credentials, VersClient
+from langchain_vers.redaction import Redactor
 from langchain_vers.turns import Place, Turns
+from langchain_vers.variables import Variables
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
 
@@ -64,11 +67,14 @@ class Route:
     def locate(self, path: str) -> tuple[str, str | None]:
         """A path as the backend takes it, and the directory that it is relative to. `~` is the home directory of the machine itself.
 
+        A path of the host that the machine sees under another name is translated.
+
         Raises:
-            BadInput: the path begins with `~` and a user's name.
+            BadInput: the path begins with `~` and a user's name, or leads through a folder of the host with `..`.
+            Denied: it is a private path of the host.
         """
         if not path.startswith("~"):
-            return path, self.cwd
+            return self.backend.paths.argument(path) if self.backend.paths else path, self.cwd
         tilde, _, rest = path.partition("/")
         if tilde != "~":
             raise BadInput(
@@ -95,6 +101,8 @@ class BackendContext:
             configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
         data_dir: the embedded Vers's folder, if not its default.
         idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
+        env: variables for the commands of every thread, wherever they run; `Secret("NAME")` is read from this process's environment when
+            a command begins, and redacted in all that is shown. `set_env` adds those of one thread.
     """
 
     def __init__(
@@ -109,7 +117,9 @@ class BackendContext:
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         idle_pause: float | None = None,
+        env: Environment | None = None,
     ) -> None:
+        self.variables = Variables(env)
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
         self._account = Account(
@@ -320,6 +330,27 @@ class BackendContext:
     def attached_threads(self, vm_id: str) -> list[str | None]:
         """The threads (and workers of threads) that are attached to a VM."""
         return self.whereabouts.holders(vm_id)
+
+    # --- variables and secrets ---
+
+    def set_env(self, changes: Mapping[str, str | Secret | None], config: RunnableConfig | None = None) -> None:
+        """Set variables for a thread's further commands, wherever they run; None takes one away that was set here.
+
+        They are kept in this process only. A `Secret("NAME")` is read from this process's environment when a command begins.
+
+        Raises:
+            BadInput: a name or value that no environment can hold.
+        """
+        self.variables.change(_thread(config), changes)
+
+    def env(self, config: RunnableConfig | None = None) -> dict[str, str | Secret]:
+        """A thread's variables, with those of all threads; secrets by reference."""
+        return self.variables.of(_thread(config))
+
+    def redactor(self, backend: Backend | None = None) -> Redactor:
+        """What takes all secrets out of what is shown: those of the threads, and of the backends' own environments."""
+        backends = [self.local, *self._registered.values(), *([] if backend is None else [backend])]
+        return self.variables.redactor(*(each.environment for each in backends))
 
     # --- the platform ---
 

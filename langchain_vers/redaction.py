@@ -52,11 +52,19 @@ class Redactor:
         """Whether there is anything to redact."""
         return bool(self._plain)
 
-    def data(self, data: bytes, *, cut: bool = False) -> bytes:
-        """The bytes without secrets. `cut`: they are the end of something longer, so that they may begin with the end of a secret."""
+    def data(self, data: bytes, *, cut: bool = False, unfinished: bool = False) -> bytes:
+        """The bytes without secrets.
+
+        `cut`: they are the end of something longer, so that they may begin with the end of a secret; `unfinished`: more may follow, so that
+        they may end with the beginning of one. Pieces of a secret of less than `SHORTEST_REMAINDER` bytes are not noticed.
+        """
         if not self._plain:
             return data
-        return self._replaced(data, self._spans(data, cut=cut), len(data))
+        spans = self._spans(data, cut=cut)
+        if unfinished and len(data) - (end := self._open(data)) >= SHORTEST_REMAINDER:
+            named = next((name for form, name in [*self._plain.items(), *self._wrapped.items()] if form.startswith(data[end:])), None)
+            spans = _joined([*spans, (end, len(data), named or next(iter(self._marks)))])
+        return self._replaced(data, spans, len(data))
 
     def text(self, text: str, *, cut: bool = False) -> str:
         """The text without secrets; as `data`."""
@@ -99,15 +107,7 @@ class Redactor:
             found += encoded
         if cut and (remainder := self._remainder(data)) is not None:
             found.append(remainder)
-        found.sort()
-        joined: list[tuple[int, int, str]] = []
-        for start, end, name in found:
-            if joined and start < joined[-1][1]:
-                first, last, known = joined[-1]
-                joined[-1] = (first, max(last, end), known)
-            else:
-                joined.append((start, end, name))
-        return joined
+        return _joined(found)
 
     def _remainder(self, data: bytes) -> tuple[int, int, str] | None:
         """The end of a secret that the data begins with."""
@@ -180,6 +180,17 @@ def _found(data: bytes, forms: Mapping[bytes, str]) -> Iterator[tuple[int, int, 
         while start >= 0:
             yield start, start + len(form), name
             start = data.find(form, start + 1)
+
+
+def _joined(found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    joined: list[tuple[int, int, str]] = []
+    for start, end, name in sorted(found):
+        if joined and start < joined[-1][1]:
+            first, last, known = joined[-1]
+            joined[-1] = (first, max(last, end), known)
+        else:
+            joined.append((start, end, name))
+    return joined
 
 
 def _last(data: bytes, count: int) -> int:

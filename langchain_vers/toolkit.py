@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
+from langchain_vers.backends.environment import Environment
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.tools import files, machines, search, shell
@@ -46,6 +47,7 @@ class VersToolkit(BaseToolkit):
     ca_file: str | os.PathLike[str] | None = None
     data_dir: str | os.PathLike[str] | None = None
     idle_pause: float | None = None
+    env: Mapping[str, Any] | None = Field(None, repr=False)
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -62,6 +64,7 @@ class VersToolkit(BaseToolkit):
         ca_file: str | os.PathLike[str] | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         idle_pause: float | None = None,
+        env: Environment | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -75,6 +78,7 @@ class VersToolkit(BaseToolkit):
             "ca_file": ca_file,
             "data_dir": data_dir,
             "idle_pause": idle_pause,
+            "env": env,
             "context": context,
         }
         try:

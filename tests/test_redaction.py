@@ -102,6 +102,13 @@ def test_the_end_of_a_secret_where_the_beginning_was_cut_off(value: str, lost: i
     assert shown == (f"{left} z" if len(left) < 4 else "[secret A] z")
 
 
+@many
+@given(st.text("abcdef", min_size=4, max_size=12), st.integers(0, 12))
+def test_the_beginning_of_a_secret_that_is_not_finished(value: str, kept: int) -> None:
+    shown = Redactor({"A": value}).data(f"z {value[:kept]}".encode(), unfinished=True).decode()
+    assert shown == (f"z {value[:kept]}" if len(value[:kept]) < 4 else "z [secret A]")
+
+
 def test_marks_name_the_secret_and_joined_ones_give_nothing_away() -> None:
     redactor = Redactor({"ONE": "xyza", "TWO": "zabc"})
     assert redactor.text("(xyza) (zabc) (xyzabc)") == "([secret ONE]) ([secret TWO]) ([secret ONE])"

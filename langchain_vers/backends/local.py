@@ -59,7 +59,9 @@ class LocalBackend(ShellBackend):
 
     async def _session(self) -> Session:
         mark = Session.new_mark()
-        environment = local_environment(os.environ, inherit=self._inherit)
+        # The session itself needs them, too: TMPDIR says where it keeps logs. Secrets come with the call.
+        plain = {name: value for name, value in self.environment.items() if isinstance(value, str)}
+        environment = local_environment(os.environ, added=plain, inherit=self._inherit)
         process = await LocalProcess.start(["/bin/sh", "-c", guest.boot(mark)], cwd=self.home, env=environment)
         return await self._ready(process, mark)
 
