@@ -14,6 +14,7 @@ from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
 from langchain_vers.backends.environment import Environment
+from langchain_vers.backends.paths import Mount
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.tools import files, machines, search, shell
@@ -48,6 +49,7 @@ class VersToolkit(BaseToolkit):
     data_dir: str | os.PathLike[str] | None = None
     idle_pause: float | None = None
     env: Mapping[str, Any] | None = Field(None, repr=False)
+    mounts: Sequence[Mount] = ()
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -65,6 +67,7 @@ class VersToolkit(BaseToolkit):
         data_dir: str | os.PathLike[str] | None = None,
         idle_pause: float | None = None,
         env: Environment | None = None,
+        mounts: Sequence[Mount] | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -79,6 +82,7 @@ class VersToolkit(BaseToolkit):
             "data_dir": data_dir,
             "idle_pause": idle_pause,
             "env": env,
+            "mounts": mounts,
             "context": context,
         }
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from langchain_vers.backends.environment import EMPTY, Environment
-from langchain_vers.backends.paths import PathMap
+from langchain_vers.backends.paths import UNMAPPED, PathMap
 
 OutputCallback = Callable[[bytes], Awaitable[None] | None]
 """Called on the I/O thread with each chunk of merged output as it arrives; chunks may split UTF-8 sequences."""
@@ -114,7 +114,7 @@ class Backend(ABC):
     """Bytes of output that `exec` keeps in memory for its result."""
     environment: Environment = EMPTY
     """Variables that are set for every command; a `Secret` is read when the command begins. What a call's `env` says goes before."""
-    paths: PathMap = PathMap()
+    paths: PathMap = UNMAPPED
     """Which folders of the host it sees under which names."""
 
     @abstractmethod

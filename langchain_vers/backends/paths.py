@@ -301,3 +301,7 @@ def _starts(parts: Sequence[str], folder: Sequence[str]) -> bool:
 def _longest(folders: Sequence[Sequence[str]], parts: Sequence[str]) -> int | None:
     holding = [index for index, folder in enumerate(folders) if _starts(parts, folder)]
     return max(holding, key=lambda index: len(folders[index]), default=None)
+
+
+UNMAPPED = PathMap()
+"""Maps nothing, and changes no text."""

@@ -257,7 +257,7 @@ class _Streamed:
 
 def _fit_to_show(call: Call, redactor: Redactor, content: Content) -> Content:
     """What the model reads, without secrets and without private paths of the host. Images are left as they are."""
-    paths = call.taken.backend.paths if call.taken is not None else None
+    paths = call.taken.paths if call.taken is not None else None
 
     def fit(text: str) -> str:
         return redactor.text(paths.text_from_guest(text) if paths else text)
@@ -298,8 +298,8 @@ async def _failure(call: Call, error: VersError) -> Answer:
         call.context.link.doubt()
     elif isinstance(error, Missing) and (cwd := await _lost_cwd(call)) is not None:
         text = f"the working directory {cwd} does not exist any more, and nothing was run; the next call starts in the default one"
-    if call.taken is not None and call.taken.backend.paths:
-        text = call.taken.backend.paths.text_for_guest(text)
+    if call.taken is not None and call.taken.paths:
+        text = call.taken.paths.text_for_guest(text)
     output: bytes = call.redactor().data(getattr(error, "output", b""), cut=True)
     if output:
         text = f"{output.decode(errors='replace')[-ERROR_OUTPUT_CHARACTERS:]}\n\n{text}"
