@@ -157,10 +157,11 @@ class BackendContext:
             Gone: the machine, or the commit that it would be restored from, does not exist any more.
         """
         route = await self._way(place, attachment)
-        if self.mounts.missing(route.backend):
+        name = route.attachment.backend
+        if self.mounts.missing(name, route.backend):
             async with self.changing(place, route) as changing:
-                await self.mounts.bring(changing.backend)
-        return replace(route, paths=self.mounts.paths(route.backend))
+                await self.mounts.bring(name, changing.backend)
+        return replace(route, paths=self.mounts.paths(name, route.backend))
 
     async def _way(self, place: Place, attachment: Attachment | None) -> Route:
         attachment = attachment or await self.attachment_at(place)
@@ -385,8 +386,10 @@ class BackendContext:
         return await on_io(self._changes(_thread(config)))
 
     async def _changes(self, thread: str | None) -> list[Change]:
-        backend = await self._copied_to(thread)
-        return await self.mounts.changes(backend) if backend is not None else []
+        attachment = await self.attachment(thread)
+        if attachment.backend == HERE.backend or not self.mounts:
+            return []
+        return await self.mounts.changes(attachment.backend, await self.backend_of(attachment))
 
     def pull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
         """Bring changes of the thread's machine home into the mounted folders, and never elsewhere; those that were brought.
@@ -406,14 +409,10 @@ class BackendContext:
         return await on_io(self._pull(_thread(config), paths))
 
     async def _pull(self, thread: str | None, paths: Sequence[str | Change] | None) -> list[Change]:
-        backend = await self._copied_to(thread)
-        if backend is None:
-            raise BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
-        return await self.mounts.pull(backend, paths)
-
-    async def _copied_to(self, thread: str | None) -> Backend | None:
         attachment = await self.attachment(thread)
-        return None if attachment.backend == "local" or not self.mounts else await self.backend_of(attachment)
+        if attachment.backend == HERE.backend or not self.mounts:
+            raise BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
+        return await self.mounts.pull(attachment.backend, await self.backend_of(attachment), paths)
 
     # --- the platform ---
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from langchain_vers._io import io
+from langchain_vers.attachment import HERE
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.local_paths import display_path
@@ -99,36 +100,36 @@ class CopiedMounts:
     def __bool__(self) -> bool:
         return bool(self._map)
 
-    def paths(self, backend: Backend) -> PathMap:
+    def paths(self, name: str, backend: Backend) -> PathMap:
         """What a backend calls this machine's folders, those that it binds itself included."""
-        if not self or backend.name == "local":
+        if not self or name == HERE.backend:
             return backend.paths
         if not backend.paths:
             # On a VM of Vers everything runs as root; where another machine's home is, is not known.
-            return self._vers_map if backend.name == "vers" else self._map
+            return self._vers_map if name == "vers" else self._map
         return PathMap([*backend.paths.mounts, *self._map.mounts], resolve=self._resolve)
 
     # --- to the guest ---
 
-    def missing(self, backend: Backend) -> bool:
-        """Whether it is not known that a machine has its copies."""
-        return bool(self) and backend.name != "local" and _key(backend) not in self._there
+    def missing(self, name: str, backend: Backend) -> bool:
+        """Whether it is not known that a machine has its copies; `name` is what the context calls its backend."""
+        return bool(self) and name != HERE.backend and (name, backend.machine_id) not in self._there
 
-    async def bring(self, backend: Backend) -> None:
+    async def bring(self, name: str, backend: Backend) -> None:
         """Give a machine the copies that it does not have. Coroutine of the I/O thread.
 
         Raises:
             Missing, WrongKind, Denied: of a folder on this machine.
             Conflict: the guest has something else at that place.
         """
-        async with self._locks.setdefault(_key(backend), asyncio.Lock()):
-            if not self.missing(backend):
+        async with self._locks.setdefault((name, backend.machine_id), asyncio.Lock()):
+            if not self.missing(name, backend):
                 return
             tokens = await self._tokens(backend)
             for mount in self._outermost():
                 if mount.guest not in tokens:
                     await self._copy_in(backend, mount)
-            self._there.add(_key(backend))
+            self._there.add((name, backend.machine_id))
 
     def _outermost(self) -> list[Mount]:
         """Without those that lie in another, which come along with it."""
@@ -154,8 +155,8 @@ class CopiedMounts:
                 answer = await transfer.shell(end, _unpack(there, mount.guest))
         if answer.strip() == "taken":
             raise Conflict(
-                f"{mount.guest} on machine {backend.machine_id or backend.name} holds something else than a folder's copy; move it away, or "
-                "choose another guest folder",
+                f"{mount.guest} on machine {backend.machine_id or backend.name} holds something else than a folder's copy; move it away, "
+                "or choose another guest folder",
                 machine_id=backend.machine_id,
             )
         await self._record(backend, mount, items)
@@ -181,15 +182,15 @@ class CopiedMounts:
 
     # --- and home ---
 
-    async def changes(self, backend: Backend) -> list[Change]:
+    async def changes(self, name: str, backend: Backend) -> list[Change]:
         """What a machine has changed in its copies and this machine does not have, by path. Coroutine of the I/O thread.
 
         Raises:
             Gone: what was copied is not known on this machine.
         """
-        return [each.change for each in await self._differences(backend)]
+        return [each.change for each in await self._differences(name, backend)]
 
-    async def pull(self, backend: Backend, wanted: Sequence[str | Change] | None) -> list[Change]:
+    async def pull(self, name: str, backend: Backend, wanted: Sequence[str | Change] | None) -> list[Change]:
         """Bring changes home: all, or those at or below the paths that are given. Coroutine of the I/O thread.
 
         Raises:
@@ -197,7 +198,7 @@ class CopiedMounts:
             Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
             Denied: a symlink would lead out of the folder.
         """
-        found = _chosen(await self._differences(backend), wanted)
+        found = _chosen(await self._differences(name, backend), wanted)
         obstacles = [each.change for each in found if each.change.obstacle]
         if obstacles:
             kind = Denied if any(not (change.obstacle or "").startswith("changed") for change in obstacles) else Conflict
@@ -254,8 +255,8 @@ class CopiedMounts:
                     items.pop(each.path, None)
             await self._record(backend, mount, items)
 
-    async def _differences(self, backend: Backend) -> list[_Difference]:
-        await self.bring(backend)
+    async def _differences(self, name: str, backend: Backend) -> list[_Difference]:
+        await self.bring(name, backend)
         tokens = await self._tokens(backend)
         found: list[_Difference] = []
         for mount in self._outermost():
@@ -377,10 +378,6 @@ def _chosen(found: list[_Difference], wanted: Sequence[str | Change] | None) -> 
             )
         chosen |= {each.change.path: each for each in here}
     return [each for each in found if each.change.path in chosen]
-
-
-def _key(backend: Backend) -> tuple[str, str | None]:
-    return backend.name, backend.machine_id
 
 
 def _name(mount: Mount) -> str:

@@ -113,15 +113,15 @@ def test_nothing_comes_home_by_itself(ground: Ground) -> None:
 
 def test_everything_comes_home_when_asked(ground: Ground) -> None:
     ground.do(
-        "cd work; echo b >>src/a.py; rm -r empty ./-dash; chmod 700 run.sh; mkdir -p d/e; printf x >d/e/f; chmod 555 d/e; rm link; mkdir link; "
-        "echo y >link/y; ln -s e d/s; mv ünï* plain; chmod 750 src"
+        "cd work; echo b >>src/a.py; rm -r empty ./-dash; chmod 700 run.sh; mkdir -p d/e; printf x >d/e/f; chmod 555 d/e; "
+        "rm link; mkdir link; echo y >link/y; ln -s e d/s; mv ünï* plain; chmod 750 src"
     )
     pulled = ground.context.pull()
     assert {change.what for change in pulled} == {"added", "modified", "deleted", "mode"}
     assert tree_of(ground.project) == tree_of(ground.guest)
     assert ground.changes() == {}
     # What came home is what both have now: it can go on from there.
-    ground.do("echo c >>work/src/a.py")
+    ground.do("echo c >>src/a.py")
     assert [change.what for change in ground.context.pull()] == ["modified"]
     assert (ground.project / "src/a.py").read_text() == "a\nb\nc\n"
     assert ground.context.pull() == []
