@@ -15,7 +15,7 @@ import json
 import os
 import re
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,17 +29,22 @@ from langchain_vers._io import io, on_io, run
 from langchain_vers.asking import Rounds
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
+from langchain_vers.backends.environment import Environment, Secret
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
+from langchain_vers.backends.paths import UNMAPPED, Mount, PathMap
 from langchain_vers.backends.registry import RESERVED, Registry, Source
 from langchain_vers.backends.vers import Transport, VersBackend, check_transport
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
+from langchain_vers.mounts import Change, CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
+from langchain_vers.redaction import Redactor
 from langchain_vers.trunk import Account
 from langchain_vers.turns import Place, Turns
+from langchain_vers.variables import Variables
 from langchain_vers.versions import Arrival, Versions
 from langchain_vers.whereabouts import Whereabouts
 
@@ -61,6 +66,8 @@ class Route:
     attachment: Attachment
     arrival: Arrival | None = None
     """What it took to have the machine where the conversation is; None for machines that are not versioned."""
+    paths: PathMap = UNMAPPED
+    """Which folders of the host the machine has under which names."""
 
     @property
     def cwd(self) -> str | None:
@@ -70,11 +77,14 @@ class Route:
     def locate(self, path: str) -> tuple[str, str | None]:
         """A path as the backend takes it, and the directory that it is relative to. `~` is the home directory of the machine itself.
 
+        A path of the host that the machine sees under another name is translated.
+
         Raises:
-            BadInput: the path begins with `~` and a user's name.
+            BadInput: the path begins with `~` and a user's name, or leads through a folder of the host with `..`.
+            Denied: it is a private path of the host.
         """
         if not path.startswith("~"):
-            return path, self.cwd
+            return self.paths.argument(path) if self.paths else path, self.cwd
         tilde, _, rest = path.partition("/")
         if tilde != "~":
             raise BadInput(
@@ -104,6 +114,10 @@ class BackendContext:
         transport: what commands and files of VMs go over: "ssh", or "http" where only HTTPS leaves the network (see `vers_http`).
         policy: what calls may do (see `policy`); default: `Policy.open()`, everything.
         idle_pause: seconds without a call or a running job after which a VM is paused, until it is used again (see `idle`); None: never.
+        env: variables for the commands of every thread, wherever they run; `Secret("NAME")` is read from this process's environment when
+            a command begins, and redacted in all that is shown. `set_env` adds those of one thread.
+        mounts: folders of this machine that every other machine gets a copy of (`mode="copy"`) when a thread first uses it; `changes`
+            tells what was made of them there, and `pull` brings it home.
     """
 
     def __init__(
@@ -120,7 +134,11 @@ class BackendContext:
         transport: Transport = "ssh",
         idle_pause: float | None = None,
         policy: Policy | None = None,
+        env: Environment | None = None,
+        mounts: Iterable[Mount] = (),
     ) -> None:
+        self.variables = Variables(env)
+        self.mounts = CopiedMounts(mounts)
         self.local_allowed = local is not False
         self.shared_folder = None if shared_folder is None else Path(shared_folder).resolve()
         account = Account(
@@ -151,9 +169,18 @@ class BackendContext:
 
         Raises:
             Denied: the thread has no machine, and local work is not allowed.
-            Conflict: an earlier call of the same message was to move the thread, and did not; or the machine is another process's.
+            Conflict: an earlier call of the same message was to move the thread, and did not; or the machine is another process's; or it
+                has something else where a mounted folder is to be.
             Gone: the machine, or the commit that it would be restored from, does not exist any more.
         """
+        route = await self._way(place, attachment)
+        name = route.attachment.backend
+        if self.mounts.missing(name, route.backend):
+            async with self.changing(place, route) as changing:
+                await self.mounts.bring(name, changing.backend)
+        return replace(route, paths=self.mounts.paths(name, route.backend))
+
+    async def _way(self, place: Place, attachment: Attachment | None) -> Route:
         attachment = attachment or await self.attachment_at(place)
         versions = self.versions_of(place)
         if versions is None or place.position is None or not _versioned(attachment):
@@ -380,6 +407,72 @@ class BackendContext:
     def attached_threads(self, vm_id: str) -> list[str | None]:
         """The threads (and workers of threads) that are attached to a VM."""
         return self.whereabouts.holders(vm_id)
+
+    # --- variables and secrets ---
+
+    def set_env(self, changes: Mapping[str, str | Secret | None], config: RunnableConfig | None = None) -> None:
+        """Set variables for a thread's further commands, wherever they run; None takes one away that was set here.
+
+        They are kept in this process only. A `Secret("NAME")` is read from this process's environment when a command begins.
+
+        Raises:
+            BadInput: a name or value that no environment can hold.
+        """
+        self.variables.change(_thread(config), changes)
+
+    def env(self, config: RunnableConfig | None = None) -> dict[str, str | Secret]:
+        """A thread's variables, with those of all threads; secrets by reference."""
+        return self.variables.of(_thread(config))
+
+    def redactor(self, backend: Backend | None = None) -> Redactor:
+        """What takes all secrets out of what is shown: those of the threads, and of the backends' own environments."""
+        backends = [self.local, *self._registered.values(), *([] if backend is None else [backend])]
+        return self.variables.redactor(*(each.environment for each in backends))
+
+    # --- mounted folders ---
+
+    def changes(self, config: RunnableConfig | None = None) -> list[Change]:
+        """What the thread's machine has changed in its copies of mounted folders and this machine does not have, by path.
+
+        Nothing is brought home by that; `str` of a change is a line for a person.
+
+        Raises:
+            Gone: what was copied is not known on this machine.
+        """
+        return run(self._changes(_thread(config)))
+
+    async def achanges(self, config: RunnableConfig | None = None) -> list[Change]:
+        """See `changes`."""
+        return await on_io(self._changes(_thread(config)))
+
+    async def _changes(self, thread: str | None) -> list[Change]:
+        attachment = await self.attachment(thread)
+        if attachment.backend == HERE.backend or not self.mounts:
+            return []
+        return await self.mounts.changes(attachment.backend, await self.backend_of(attachment))
+
+    def pull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
+        """Bring changes of the thread's machine home into the mounted folders, and never elsewhere; those that were brought.
+
+        `paths`: guest or host paths (a folder means all in it), or what `changes` gave, which is then brought home as it was reviewed or
+        not at all; None: everything. All is checked before anything is written.
+
+        Raises:
+            BadInput: nothing was changed at one of the paths.
+            Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
+            Denied: a symlink would lead out of the folder.
+        """
+        return run(self._pull(_thread(config), paths))
+
+    async def apull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
+        """See `pull`."""
+        return await on_io(self._pull(_thread(config), paths))
+
+    async def _pull(self, thread: str | None, paths: Sequence[str | Change] | None) -> list[Change]:
+        attachment = await self.attachment(thread)
+        if attachment.backend == HERE.backend or not self.mounts:
+            raise BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
+        return await self.mounts.pull(attachment.backend, await self.backend_of(attachment), paths)
 
     # --- the platform ---
 

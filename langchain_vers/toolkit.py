@@ -13,6 +13,8 @@ from typing import Any
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
+from langchain_vers.backends.environment import Environment
+from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.vers import Transport
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
@@ -50,6 +52,8 @@ class VersToolkit(BaseToolkit):
     transport: Transport = "ssh"
     idle_pause: float | None = None
     policy: Policy | None = None
+    env: Mapping[str, Any] | None = Field(None, repr=False)
+    mounts: Sequence[Mount] = ()
     context: BackendContext | None = None
     _context: BackendContext = PrivateAttr()
 
@@ -68,6 +72,8 @@ class VersToolkit(BaseToolkit):
         transport: Transport | None = None,
         idle_pause: float | None = None,
         policy: Policy | None = None,
+        env: Environment | None = None,
+        mounts: Sequence[Mount] | None = None,
         context: BackendContext | None = None,
     ) -> None:
         options: dict[str, Any] = {
@@ -83,6 +89,8 @@ class VersToolkit(BaseToolkit):
             "transport": transport,
             "idle_pause": idle_pause,
             "policy": policy,
+            "env": env,
+            "mounts": mounts,
             "context": context,
         }
         try:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from langchain_vers._process import keep_classes
+from langchain_vers.backends.environment import EMPTY, Environment
+from langchain_vers.backends.paths import UNMAPPED, PathMap
 
 OutputCallback = Callable[[bytes], Awaitable[None] | None]
 """Called on the I/O thread with each chunk of merged output as it arrives; chunks may split UTF-8 sequences."""
@@ -111,6 +113,10 @@ class Backend(ABC):
     """Which machine it is, None where there is only one."""
     tail_limit: int = 256 * 1024
     """Bytes of output that `exec` keeps in memory for its result."""
+    environment: Environment = EMPTY
+    """Variables that are set for every command; a `Secret` is read when the command begins. What a call's `env` says goes before."""
+    paths: PathMap = UNMAPPED
+    """Which folders of the host it sees under which names."""
 
     @abstractmethod
     async def exec(

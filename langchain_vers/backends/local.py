@@ -13,27 +13,38 @@ from typing import Self, TypeVar
 from langchain_vers._io import io
 from langchain_vers.backends import guest, local_files
 from langchain_vers.backends.base import FileRead, FileStat, Scan
+from langchain_vers.backends.environment import Environment, Inherit, checked, checked_names, local_environment
 from langchain_vers.backends.pipes import Pipes
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend, check_version
 from langchain_vers.errors import Unreachable
 
 T = TypeVar("T")
-_PRIVATE = ("VERS_API_KEY", "VERS_EMBEDDED_API_KEY")
-"""Variables of this process that no command gets to see: the key to all machines."""
 
 
 class LocalBackend(ShellBackend):
     """Runs on this machine, as this user, with this user's rights. There is no isolation of any kind.
 
-    `root` is where commands start and relative paths begin (default: the directory of the process at the time of the call).
+    Of this process's environment its commands get what `environment.LOCAL_NAMES` lists (who and where one is, the language, `TERM`, where
+    temporary files go), and nothing else: no proxies, keys, or sockets of agents.
+
+    Args:
+        root: where commands start and relative paths begin (default: the directory of the process at the time of the call).
+        env: further variables for every command; `Secret("NAME")` is read when a command begins, and redacted in what is shown.
+        inherit: names of further variables that are passed on as they are (`LC_*`: all that begin so), or "all" for every one whose name
+            does not look like a secret's or a proxy's.
+
+    Raises:
+        BadInput: a name or value that no environment can hold.
     """
 
     name = "local"
 
-    def __init__(self, root: str | os.PathLike[str] | None = None, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, env: Environment | None = None, inherit: Inherit = ()) -> None:
         self._root = None if root is None else str(Path(root).absolute())
-        self._env = dict(env) if env is not None else None
+        self.environment = checked(env or {})
+        checked_names(inherit)
+        self._inherit = inherit
 
     @property
     def home(self) -> str:
@@ -43,11 +54,14 @@ class LocalBackend(ShellBackend):
     @property
     def user_home(self) -> str:
         """What `~` means to its commands."""
-        return (self._env or {}).get("HOME") or str(Path.home())
+        home = self.environment.get("HOME")
+        return home if isinstance(home, str) and home else str(Path.home())
 
     async def _session(self) -> Session:
         mark = Session.new_mark()
-        environment = self._env if self._env is not None else {name: value for name, value in os.environ.items() if name not in _PRIVATE}
+        # The session itself needs them, too: TMPDIR says where it keeps logs. Secrets come with the call.
+        plain = {name: value for name, value in self.environment.items() if isinstance(value, str)}
+        environment = local_environment(os.environ, added=plain, inherit=self._inherit)
         process = await LocalProcess.start(["/bin/sh", "-c", guest.boot(mark)], cwd=self.home, env=environment)
         return await self._ready(process, mark)
 

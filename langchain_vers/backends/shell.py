@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import math
+import os
 import re
 import secrets
 import shlex
@@ -20,6 +21,7 @@ from typing import Self
 
 from langchain_vers.backends import guest, sessions
 from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
+from langchain_vers.backends.environment import resolved
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
 from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
@@ -71,7 +73,8 @@ class ShellBackend(Backend):
         _check_path(cwd, empty_ok=True)
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
             raise BadInput(f"timeout must be a finite number of seconds greater than 0, not {timeout!r}")
-        prelude = guest.exports(_checked_env(env or {}))
+        variables = {**resolved(self.environment, os.environ), **_checked_env(env or {})}
+        prelude = guest.exports(variables)
         if stdin:
             stored = await self._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"

@@ -16,6 +16,7 @@ from langchain_vers import idle
 from langchain_vers._io import io
 from langchain_vers.backends import sessions
 from langchain_vers.backends.base import ExecResult, Snapshots
+from langchain_vers.backends.environment import Environment, checked
 from langchain_vers.backends.http_process import HttpProcess
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import End, RemoteProcess, Running, Session, Source
@@ -54,7 +55,8 @@ class VersBackend(ShellBackend, Snapshots):
     """Works on one VM over connections that are opened on first use and kept.
 
     `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key`
-    tells it afterwards. `transport` "http" makes do with the platform's API, whose certificate vouches for the machine then.
+    tells it afterwards. `transport` "http" makes do with the platform's API, whose certificate vouches for the machine then. `env` is set
+    for every command.
 
     Raises:
         BadInput: another transport.
@@ -65,8 +67,11 @@ class VersBackend(ShellBackend, Snapshots):
     """Who logs in on the VM."""
     silence = "it may be paused: see vers_vms, and resume it with vers_vm_state"
 
-    def __init__(self, client: VersClient, vm_id: str, *, host_key: str | None = None, transport: Transport = "ssh") -> None:
+    def __init__(
+        self, client: VersClient, vm_id: str, *, host_key: str | None = None, transport: Transport = "ssh", env: Environment | None = None
+    ) -> None:
         self.machine_id: str = vm_id
+        self.environment = checked(env or {})
         self.host_key = host_key
         self._client = client
         self._key: VmSshKeyResponse | None = None
@@ -211,7 +216,7 @@ class VersBackend(ShellBackend, Snapshots):
 
     def at(self, machine_id: str) -> VersBackend:
         """See `Snapshots.at`."""
-        return VersBackend(self._client, machine_id, transport=self.transport)
+        return VersBackend(self._client, machine_id, transport=self.transport, env=self.environment)
 
     async def retire(self) -> None:
         """As `close`, but calls that are under way may end first. The backend must not be used for further ones."""

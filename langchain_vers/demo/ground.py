@@ -6,7 +6,6 @@ Whatever way the demo ends, what it made is gone afterwards: machines, server, f
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -209,9 +208,8 @@ async def prepared(options: DemoOptions, *, local: bool, leftovers: list[str]) -
                 ca_file=reach["ca_file"],
             )
             vers = f"embedded, on {server.base_url}, engine {server.engine}"
-        # Local commands learn none of this process's secrets, and keep their logs where they are removed with the rest.
-        environment = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-        context.local = LocalBackend(here, env={**environment, "HOME": str(here), "TMPDIR": str(scratch)})
+        # Local commands keep their logs where they are removed with the rest.
+        context.local = LocalBackend(here, env={"HOME": str(here), "TMPDIR": str(scratch)})
         clean_up.push_async_callback(context.aclose)
         ground = Ground(context, VersToolkit(context=context), here, vers, f"demo-{uuid4().hex[:12]}", leftovers, folder, reach)
         try:

@@ -32,6 +32,7 @@ from langchain_vers.attachment import Attachment
 from langchain_vers.context import BackendContext, Route
 from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.permission import judge
+from langchain_vers.redaction import RedactedStream, Redactor
 from langchain_vers.request import Ask, Reach
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
@@ -89,6 +90,14 @@ class Call:
         """Around a call that may change the machine: where it goes."""
         async with self.context.changing(self.place, await self.route()) as route:
             yield route
+
+    def variables(self) -> dict[str, str]:
+        """What a command of this call is given, beside what its backend gives to all."""
+        return self.context.variables.now(self.place.thread)
+
+    def redactor(self) -> Redactor:
+        """What takes secrets out of all that this call shows."""
+        return self.context.redactor(self.taken.backend if self.taken is not None else None)
 
     def where(self) -> dict[str, Any]:
         """Where it went, for the artifact."""
@@ -301,8 +310,13 @@ def build(spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[
 async def _carry_out(
     spec: ToolSpec, call: Call, arguments: dict[str, Any], ruling: Ruling | None = None, *, late: bool = False
 ) -> Answer | Verdict:
-    """Carry out a call that the policy allows. This is the one gate that all tools go through."""
+    """Carry out a call that the policy allows: the one gate that all tools go through.
+
+    All that leaves a tool passes here, too: what is streamed, what the model reads, and the facts for programs and traces.
+    """
     started = time.monotonic()
+    streamed = _Streamed(call)
+    call.emit = streamed.emit
 
     async def attempt() -> Answer | Verdict:
         settled = ruling
@@ -329,10 +343,53 @@ async def _carry_out(
         await call.context.refuse_move(call.place)  # it may not have come to begin: those behind it need not wait
     if isinstance(answer, Verdict):
         return answer
+    streamed.close()
     call.context.used(call.place, spec.name)
     took = round((time.monotonic() - started) * 1000, 1)
     artifact = {**_NOWHERE, **call.where(), "duration_ms": took, **answer.artifact, **_left(call)}
-    return Answer(_noticed(call, answer.content), artifact, answer.error)
+    redactor = call.redactor()
+    return Answer(_fit_to_show(call, redactor, _noticed(call, answer.content)), redactor.value(artifact), answer.error)
+
+
+class _Streamed:
+    """What a call shows while it runs, without secrets: also without one whose halves are shown one after the other."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._show = call.emit
+        self._stream: RedactedStream | None = None
+
+    def emit(self, text: str) -> None:
+        if self._stream is None:
+            self._stream = self._call.redactor().stream()
+        self._give(self._stream.feed(text.encode("utf-8", "replace")))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._give(self._stream.close())
+            self._stream = None
+
+    def _give(self, data: bytes) -> None:
+        if data:
+            self._show(data.decode("utf-8", "replace"))
+
+
+def _fit_to_show(call: Call, redactor: Redactor, content: Content) -> Content:
+    """What the model reads, without secrets and without private paths of the host. Images are left as they are."""
+    paths = call.taken.paths if call.taken is not None else None
+
+    def fit(text: str) -> str:
+        return redactor.text(paths.text_from_guest(text) if paths else text)
+
+    if isinstance(content, str):
+        return fit(content)
+    blocks: list[str | dict[Any, Any]] = []
+    for block in content:
+        if isinstance(block, str):
+            blocks.append(fit(block))
+        else:
+            blocks.append({**block, "text": fit(str(block["text"]))} if block.get("type") == "text" else block)
+    return blocks
 
 
 async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any]) -> Verdict:
@@ -366,7 +423,9 @@ async def _failure(call: Call, error: VersError) -> Answer:
         call.context.link.doubt()
     elif isinstance(error, Missing) and (cwd := await _lost_cwd(call)) is not None:
         text = f"the working directory {cwd} does not exist any more, and nothing was run; the next call starts in the default one"
-    output: bytes = getattr(error, "output", b"")
+    if call.taken is not None and call.taken.paths:
+        text = call.taken.paths.text_for_guest(text)
+    output: bytes = call.redactor().data(getattr(error, "output", b""), cut=True)
     if output:
         text = f"{output.decode(errors='replace')[-ERROR_OUTPUT_CHARACTERS:]}\n\n{text}"
     artifact: dict[str, Any] = {"error": type(error).__name__}

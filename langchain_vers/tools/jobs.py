@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from langchain_vers.backends.base import Backend
@@ -90,13 +91,13 @@ class JobReport:
     log_path: str
 
 
-async def start(backend: Backend, command: str, cwd: str | None) -> Job:
-    """Start a job."""
+async def start(backend: Backend, command: str, cwd: str | None, env: Mapping[str, str] | None = None) -> Job:
+    """Start a job. `env`: further variables of its command."""
     if not command.strip() or "\0" in command:
         raise BadInput("the command is empty or contains a NUL character; give a shell command")
     job_id = secrets.token_hex(6)
     script = f"{_FOLDER}{job_id}; j={job_id}; c={shlex.quote(command)}\n{_START}"
-    result = await backend.exec(script, cwd=cwd, timeout=_SECONDS)
+    result = await backend.exec(script, cwd=cwd, env=env, timeout=_SECONDS)
     pid, _, folder = result.tail.decode(errors="replace").strip().partition(" ")
     if result.exit_code != 0 or not pid.isdigit():
         raise ServerFault(f"the job could not be started: {result.tail.decode(errors='replace').strip()[-300:] or 'no message'}")

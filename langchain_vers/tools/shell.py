@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -44,6 +45,8 @@ class Ticker:
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        # Before anything is left out: of a secret that is cut, the rest would not be known any more.
+        self._secrets = call.redactor().stream()
         self._decoder = DeltaDecoder()
         self._pending = bytearray()
         self._skipped = 0
@@ -52,7 +55,7 @@ class Ticker:
 
     def feed(self, data: bytes) -> None:
         """Show these bytes, now or with the next ones."""
-        self._pending += data
+        self._pending += self._secrets.feed(data)
         if len(self._pending) > _SHOW_BYTES:
             excess = len(self._pending) - _SHOW_BYTES
             self._skipped += excess
@@ -65,6 +68,7 @@ class Ticker:
 
     def close(self) -> None:
         """Show what is waiting."""
+        self._pending += self._secrets.close()
         self._show()
         if rest := self._decoder.close():
             self._call.emit(rest)
@@ -89,9 +93,17 @@ async def run_command(call: Call, backend: Backend, cwd: str | None, command: st
         raise BadInput(f"timeout must be a number of seconds above 0 and at most {MAX_TIMEOUT:.0f}, not {timeout}; nothing was run")
     ticker = Ticker(call)
     try:
-        return await backend.exec(command, cwd=cwd, timeout=timeout or DEFAULT_TIMEOUT, on_output=ticker.feed)
+        result = await backend.exec(command, cwd=cwd, env=call.variables(), timeout=timeout or DEFAULT_TIMEOUT, on_output=ticker.feed)
     finally:
         ticker.close()
+    # As above: its beginning may be cut off already, and only some of its lines are going to be shown.
+    tail = call.redactor().data(result.tail, cut=result.truncated)
+    return replace(
+        result,
+        tail=tail,
+        total_bytes=result.total_bytes - len(result.tail) + len(tail),
+        total_newlines=result.total_newlines - result.tail.count(b"\n") + tail.count(b"\n"),
+    )
 
 
 def describe(result: ExecResult, timeout: float | None) -> Answer:
@@ -117,7 +129,7 @@ async def bash(call: Call, *, command: str, timeout: float | None = None, backgr
         raise BadInput("a background job has no time limit; leave timeout out, and end the job with bash_kill. Nothing was run")
     async with call.changing() as route:
         if background:
-            job = await jobs.start(route.backend, command, route.cwd)
+            job = await jobs.start(route.backend, command, route.cwd, call.variables())
             call.context.note(call.place, route)
             return Answer(
                 f"Started job {job.id} (pid {job.pid}). Its output: bash_output, or read {job.log_path}",
@@ -131,7 +143,14 @@ async def bash(call: Call, *, command: str, timeout: float | None = None, backgr
 async def bash_output(call: Call, *, job_id: str) -> Answer:
     route = await call.route()
     report = await jobs.look(route.backend, job_id)
-    bounded = tail_text(report.output, total_bytes=report.new_bytes, total_newlines=report.new_newlines, log_path=report.log_path)
+    # A look may end in the middle of a secret, and the next one begins there.
+    output = call.redactor().data(report.output, cut=True, unfinished=report.running)
+    bounded = tail_text(
+        output,
+        total_bytes=report.new_bytes - len(report.output) + len(output),
+        total_newlines=report.new_newlines - report.output.count(b"\n") + output.count(b"\n"),
+        log_path=report.log_path,
+    )
     if report.running:
         ending = f"Job {job_id} is running (pid {report.pid})."
     elif report.exit_code is None:

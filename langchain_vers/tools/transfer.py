@@ -108,33 +108,33 @@ async def _copy_file(source: End, target: End, stat: FileStat, progress: Progres
     with contextlib.suppress(Missing):
         if (await target.backend.stat(target.path)).kind == "directory":
             raise WrongKind(f"{target} is a directory; give the path of a file")
-    async with _scratch(target) as folder:
+    async with scratch(target) as folder:
         done = 0
         while done < stat.size:
             data = (await source.backend.read(source.path, offset=done, length=PIECE_BYTES)).data
             if not data:
                 raise Conflict(f"{source} became shorter while it was copied; nothing was changed at the destination: copy it again")
             await target.backend.write(f"{folder}/piece", data, mode=0o600)
-            await _sh(target, f"cd {shlex.quote(folder)} && cat piece >>whole && rm -f piece")
+            await shell(target, f"cd {shlex.quote(folder)} && cat piece >>whole && rm -f piece")
             done += len(data)
             progress(done, stat.size)
         whole = f"{folder}/whole"
-        await _sh(target, f"chmod {mode:o} {shlex.quote(whole)} && {_move(whole, target.path)}")
+        await shell(target, f"chmod {mode:o} {shlex.quote(whole)} && {_move(whole, target.path)}")
     return done
 
 
 async def _copy_tree(source: End, target: End, progress: Progress) -> int:
-    async with _scratch(source, near=False) as out, _scratch(target) as folder:
+    async with scratch(source, near=False) as out, scratch(target) as folder:
         archive, arrived, tree = f"{out}/a.tar", f"{folder}/a.tar", f"{folder}/tree"
-        await _sh(source, f"tar -cf {shlex.quote(archive)} --exclude='{_SCRATCH}*' -C {shlex.quote(source.path)} .")
+        await shell(source, f"tar -cf {shlex.quote(archive)} --exclude='{_SCRATCH}*' -C {shlex.quote(source.path)} .")
         stat = await source.backend.stat(archive)
         size = await _copy_file(replace(source, path=archive), replace(target, path=arrived), stat, progress)
         # tar refuses members that lead out of the folder, by their name or by a symlink before them.
         packed, unpacked = shlex.quote(arrived), shlex.quote(tree)
-        await _sh(target, f"mkdir {unpacked} && tar -xpof {packed} -C {unpacked} && rm -f {packed}")
+        await shell(target, f"mkdir {unpacked} && tar -xpof {packed} -C {unpacked} && rm -f {packed}")
         if target.guarded:
-            await _sh(target, _harmless(tree))
-        await _sh(target, _merge(folder, target.path))
+            await shell(target, _harmless(tree))
+        await shell(target, _merge(folder, target.path))
     return size
 
 
@@ -160,24 +160,25 @@ def _move(what: str, to: str) -> str:
 
 
 @asynccontextmanager
-async def _scratch(end: End, *, near: bool = True) -> AsyncIterator[str]:
+async def scratch(end: End, *, near: bool = True) -> AsyncIterator[str]:
     """A folder at one end that is gone afterwards; next to the path itself (so that a move is a rename), or among the temporary files."""
     parent = posixpath.dirname(end.path.rstrip("/")) or "/"
     name = f"{_SCRATCH}{secrets.token_hex(6)}"
     where = shlex.quote(parent) if near else '"${TMPDIR:-/tmp}"'
-    output = await _sh(end, f"mkdir -p -- {where} && cd -- {where} && umask 077 && mkdir {name} && pwd -P")
+    output = await shell(end, f"mkdir -p -- {where} && cd -- {where} && umask 077 && mkdir {name} && pwd -P")
     folder = f"{output.removesuffix(chr(10))}/{name}"
     remove = f"rm -rf -- {shlex.quote(folder)}"
     try:
         yield folder
     except BaseException:
         with contextlib.suppress(VersError):  # what went wrong is the error to report; a machine that is gone has nothing to tidy
-            await _sh(end, remove)
+            await shell(end, remove)
         raise
-    await _sh(end, remove)
+    await shell(end, remove)
 
 
-async def _sh(end: End, script: str) -> str:
+async def shell(end: End, script: str) -> str:
+    """The output of a script that must succeed at one end, else the error that fits what it said."""
     backend = end.backend
     result = await backend.exec(script, timeout=_SECONDS)
     output = result.tail.decode("utf-8", "surrogateescape")

@@ -1,0 +1,427 @@
+"""Folders of this machine that guests have a copy of: copied in when a guest is first used, and home again only when somebody says so.
+
+A copy is a `Mount` of mode "copy", for machines that cannot be given a folder itself: a VM, a host behind SSH. What was copied is recorded
+on this machine, under a token that is written on the guest: so the guest cannot forge it, and snapshots, branches and restored machines
+carry along which state of the folder they began from. Against that record it is told what a guest has changed, and whether this machine
+has meanwhile changed the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import posixpath
+import re
+import secrets
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from langchain_vers._io import io
+from langchain_vers.attachment import HERE
+from langchain_vers.backends.base import Backend
+from langchain_vers.backends.local import LocalBackend
+from langchain_vers.backends.local_paths import display_path
+from langchain_vers.backends.paths import Mount, PathMap
+from langchain_vers.errors import BadInput, Conflict, Denied, Gone, VersError
+from langchain_vers.mount_trees import LIST, Folder, Item, parse_listing
+from langchain_vers.tools import transfer
+from langchain_vers.tools.output import format_size
+
+T = TypeVar("T")
+What = Literal["added", "modified", "deleted", "mode"]
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_STATE = '"${XDG_STATE_HOME:-$HOME/.local/state}/langchain-vers/mounts"'
+_SIGNS = {"added": "A", "modified": "M", "deleted": "D", "mode": "m"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a guest has made of one path of a folder that was copied to it."""
+
+    path: str
+    """On the guest, absolute."""
+    host: str
+    """What it is on this machine, absolute."""
+    what: What
+    """"mode": only its permission bits differ."""
+    kind: str
+    """"file", "directory" or "symlink"; of what was deleted, what it was."""
+    size: int
+    """Bytes of the file on the guest; 0 for anything else."""
+    size_before: int
+    mode: int
+    """Permission bits on the guest; of what was deleted, those that it had."""
+    obstacle: str | None = None
+    """Why it cannot be brought home as it is, in words; None if it can."""
+    version: str = field(default="", repr=False)
+    """A file's SHA-256 in hex or a symlink's target on the guest: what was reviewed is what is brought home, or nothing."""
+
+    def __str__(self) -> str:
+        sizes = format_size(self.size) if self.what == "added" else f"{format_size(self.size_before)} -> {format_size(self.size)}"
+        about = {"file": "" if self.what in {"deleted", "mode"} else f" ({sizes})", "symlink": f" -> {display_path(self.version)}"}
+        about["directory"] = "/"
+        extra = f" (mode {self.mode:o})" if self.what == "mode" else ""
+        warning = f" [{self.obstacle}]" if self.obstacle else ""
+        return f"{_SIGNS[self.what]} {display_path(self.path)}{about[self.kind]}{extra}{warning}"
+
+
+class CopiedMounts:
+    """The copies of one context's mounts.
+
+    Raises:
+        BadInput: a mount's mode is another one than "copy", or it is not clear what a path means (see `PathMap`).
+    """
+
+    def __init__(self, mounts: Iterable[Mount] = ()) -> None:
+        given = tuple(mounts)
+        for mount in given:
+            if not isinstance(mount, Mount):
+                raise BadInput(f"a mount must be a Mount, not {type(mount).__name__}")
+            if mount.mode != "copy":
+                raise BadInput(
+                    f'{mount.host} cannot be mounted with mode "{mount.mode}" on whatever machine a thread is on; use mode="copy", or give '
+                    "the mount to a backend that binds folders"
+                )
+        real = {mount.host: os.path.realpath(mount.host) for mount in given}
+        self._resolve: Callable[[str], str] = lambda path: real.get(path, path)
+        self._map = PathMap(given, resolve=self._resolve)
+        self._vers_map = PathMap(given, resolve=self._resolve, private=[str(Path.home())], own=["/root"]) if given else self._map
+        self._there: set[tuple[str, str | None]] = set()
+        self._locks: dict[tuple[str, str | None], asyncio.Lock] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._map)
+
+    def paths(self, name: str, backend: Backend) -> PathMap:
+        """What a backend calls this machine's folders, those that it binds itself included."""
+        if not self or name == HERE.backend:
+            return backend.paths
+        if not backend.paths:
+            # On a VM of Vers everything runs as root; where another machine's home is, is not known.
+            return self._vers_map if name == "vers" else self._map
+        return PathMap([*backend.paths.mounts, *self._map.mounts], resolve=self._resolve)
+
+    # --- to the guest ---
+
+    def missing(self, name: str, backend: Backend) -> bool:
+        """Whether it is not known that a machine has its copies; `name` is what the context calls its backend."""
+        return bool(self) and name != HERE.backend and (name, backend.machine_id) not in self._there
+
+    async def bring(self, name: str, backend: Backend) -> None:
+        """Give a machine the copies that it does not have. Coroutine of the I/O thread.
+
+        Raises:
+            Missing, WrongKind, Denied: of a folder on this machine.
+            Conflict: the guest has something else at that place.
+        """
+        async with self._locks.setdefault((name, backend.machine_id), asyncio.Lock()):
+            if not self.missing(name, backend):
+                return
+            tokens = await self._tokens(backend)
+            for mount in self._outermost():
+                if mount.guest not in tokens:
+                    await self._copy_in(backend, mount)
+            self._there.add((name, backend.machine_id))
+
+    def _outermost(self) -> list[Mount]:
+        """Without those that lie in another, which come along with it."""
+        return [
+            mount
+            for mount in self._map.mounts
+            if not any(other is not mount and (mount.guest + "/").startswith(other.guest.rstrip("/") + "/") for other in self._map.mounts)
+        ]
+
+    async def _copy_in(self, backend: Backend, mount: Mount) -> None:
+        folder = self._folder(mount)
+        with tempfile.TemporaryDirectory(prefix="vers-mount-") as scratch:
+            archive = Path(scratch, "a.tar")
+            items = await _in_thread(lambda: folder.pack(archive))
+            end = transfer.End(backend, mount.guest)
+            async with transfer.scratch(end) as there:
+                await transfer.copy(
+                    transfer.End(LocalBackend("/"), str(archive)),
+                    transfer.End(backend, f"{there}/a.tar"),
+                    recursive=False,
+                    progress=lambda done, total: None,
+                )
+                answer = await transfer.shell(end, _unpack(there, mount.guest))
+        if answer.strip() == "taken":
+            raise Conflict(
+                f"{mount.guest} on machine {backend.machine_id or backend.name} holds something else than a folder's copy; move it away, "
+                "or choose another guest folder",
+                machine_id=backend.machine_id,
+            )
+        await self._record(backend, mount, items)
+
+    async def _record(self, backend: Backend, mount: Mount, items: dict[str, Item]) -> None:
+        token = secrets.token_hex(16)
+        text = json.dumps({"host": mount.host, "guest": mount.guest, "items": {path: asdict(item) for path, item in items.items()}})
+        await _in_thread(lambda: _store(token, text))
+        name = _name(mount)
+        script = f'umask 077; d={_STATE}; mkdir -p "$d" && printf %s {token} >"$d/{name}.new" && mv "$d/{name}.new" "$d/{name}"'
+        await transfer.shell(transfer.End(backend, "/"), script)
+
+    async def _tokens(self, backend: Backend) -> dict[str, str]:
+        """The tokens of the copies that a machine has, by guest folder."""
+        wanted = {_name(mount): mount.guest for mount in self._outermost()}
+        script = f'd={_STATE}; for n in {" ".join(wanted)}; do [ ! -f "$d/$n" ] || echo "$n $(cat "$d/$n")"; done'
+        found: dict[str, str] = {}
+        for line in (await transfer.shell(transfer.End(backend, "/"), script)).splitlines():
+            name, _, token = line.partition(" ")
+            if name in wanted and _TOKEN.fullmatch(token):
+                found[wanted[name]] = token
+        return found
+
+    # --- and home ---
+
+    async def changes(self, name: str, backend: Backend) -> list[Change]:
+        """What a machine has changed in its copies and this machine does not have, by path. Coroutine of the I/O thread.
+
+        Raises:
+            Gone: what was copied is not known on this machine.
+        """
+        return [each.change for each in await self._differences(name, backend)]
+
+    async def pull(self, name: str, backend: Backend, wanted: Sequence[str | Change] | None) -> list[Change]:
+        """Bring changes home: all, or those at or below the paths that are given. Coroutine of the I/O thread.
+
+        Raises:
+            BadInput: nothing was changed at one of the paths.
+            Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
+            Denied: a symlink would lead out of the folder.
+        """
+        found = _chosen(await self._differences(name, backend), wanted)
+        obstacles = [each.change for each in found if each.change.obstacle]
+        if obstacles:
+            kind = Denied if any(not (change.obstacle or "").startswith("changed") for change in obstacles) else Conflict
+            listed = ", ".join(f"{display_path(change.path)} ({change.obstacle})" for change in obstacles[:5])
+            more = f" and {len(obstacles) - 5} more" if len(obstacles) > 5 else ""
+            raise kind(f"nothing was brought home, because of {listed}{more}; name the paths that are to be, without these")
+        with tempfile.TemporaryDirectory(prefix="vers-pull-") as scratch:
+            staged: dict[str, Path] = {}
+            for number, each in enumerate(found):
+                if each.now is not None and each.now.kind == "file" and each.change.what != "mode":
+                    staged[each.path] = Path(scratch, str(number))
+                    await self._fetch(backend, each, staged[each.path])
+            await _in_thread(lambda: self._apply(found, staged))
+        await self._remember(backend, found)
+        return [each.change for each in found]
+
+    async def _fetch(self, backend: Backend, each: _Difference, to: Path) -> None:
+        assert each.now is not None
+        await transfer.copy(
+            transfer.End(backend, each.change.path),
+            transfer.End(LocalBackend("/"), str(to), guarded=True),
+            recursive=False,
+            progress=lambda done, total: None,
+        )
+        if await _in_thread(lambda: _hash(to)) != each.now.content:
+            raise Conflict(
+                f"{display_path(each.change.path)} changed while it was brought home; nothing was changed on this machine: try again"
+            )
+
+    def _apply(self, found: Sequence[_Difference], staged: dict[str, Path]) -> None:
+        folders = {each.mount: self._folder(each.mount) for each in found}
+        for each in sorted(found, key=lambda each: each.path, reverse=True):  # what is inside goes before what holds it
+            if each.now is None:
+                folders[each.mount].remove(each.path, each.before)
+        ranks = {"directory": 0, "file": 1, "symlink": 2}
+        coming = sorted((each for each in found if each.now is not None), key=lambda each: (ranks[each.change.kind], each.path))
+        for each in coming:
+            assert each.now is not None
+            target = self._home_target(each.mount, each.now.content) if each.now.kind == "symlink" else ""
+            folders[each.mount].put(each.path, each.now, each.before, staged=staged.get(each.path), target=target)
+        for each in reversed(coming):
+            if each.now is not None and each.now.kind == "directory":
+                folders[each.mount].set_mode(each.path, each.now.mode)
+
+    async def _remember(self, backend: Backend, found: Sequence[_Difference]) -> None:
+        """What was brought home is what both sides have now."""
+        tokens = await self._tokens(backend)
+        for mount in dict.fromkeys(each.mount for each in found):
+            items = await self._base(mount, tokens[mount.guest])
+            for each in found:
+                if each.mount is mount and each.now is not None:
+                    items[each.path] = each.now
+                elif each.mount is mount:
+                    items.pop(each.path, None)
+            await self._record(backend, mount, items)
+
+    async def _differences(self, name: str, backend: Backend) -> list[_Difference]:
+        await self.bring(name, backend)
+        tokens = await self._tokens(backend)
+        found: list[_Difference] = []
+        for mount in self._outermost():
+            if mount.guest not in tokens:
+                raise Gone(
+                    f"machine {backend.machine_id or backend.name} has lost which copy {mount.guest} is; copy it home with vers_vm_copy"
+                )
+            base = await self._base(mount, tokens[mount.guest])
+            there = await self._listed(backend, mount)
+            here = await _in_thread(self._folder(mount).items)
+            for path in sorted(base.keys() | there.keys(), key=os.fsencode):
+                before, now, home = base.get(path), there.get(path), here.get(path)
+                if now not in (before, home):
+                    found.append(self._difference(mount, path, before, now, home))
+        return found
+
+    def _difference(self, mount: Mount, path: str, before: Item | None, now: Item | None, home: Item | None) -> _Difference:
+        what: What = "modified"
+        if now is None or before is None:
+            what = "deleted" if now is None else "added"
+        elif (before.kind, before.content) == (now.kind, now.content):
+            what = "mode"
+        obstacle = None
+        if home != before:
+            obstacle = "changed on this machine meanwhile"
+        elif now is not None and now.kind == "symlink" and not self._stays_inside(mount, path, now.content):
+            obstacle = "a link that leads out of the folder"
+        about = now or before
+        assert about is not None
+        change = Change(
+            posixpath.join(mount.guest, path),
+            posixpath.join(mount.host, path),
+            what,
+            about.kind,
+            size=0 if now is None else now.size,
+            size_before=0 if before is None else before.size,
+            mode=about.mode,
+            obstacle=obstacle,
+            version="" if now is None else now.content,
+        )
+        return _Difference(mount, path, before, now, change)
+
+    def _stays_inside(self, mount: Mount, path: str, target: str) -> bool:
+        if target.startswith("/"):
+            try:
+                inside = self._map.to_host(target)
+            except VersError:  # not in a mounted folder, or with `..`
+                return False
+            return (inside + "/").startswith(mount.host.rstrip("/") + "/")
+        parts = [part for part in target.split("/") if part not in {"", "."}]
+        ups = 0
+        while ups < len(parts) and parts[ups] == "..":
+            ups += 1
+        # Behind a name, which may be a link itself, nobody knows where `..` leads.
+        return bool(parts) and ".." not in parts[ups:] and ups <= path.count("/")
+
+    def _home_target(self, mount: Mount, target: str) -> str:
+        return self._map.to_host(target) if target.startswith("/") else target
+
+    def _folder(self, mount: Mount) -> Folder:
+        home = str(Path.home())
+
+        def translate(target: str) -> str | None:
+            if not target.startswith("/"):
+                return target
+            try:
+                return self._map.to_guest(target)
+            except VersError:
+                # The system's own are there under the same name; those of the user are not, and say where the user's home is.
+                return None if (posixpath.normpath(target) + "/").startswith(home.rstrip("/") + "/") else target
+
+        return Folder(mount.host, translate)
+
+    async def _listed(self, backend: Backend, mount: Mount) -> dict[str, Item]:
+        end = transfer.End(backend, mount.guest)
+        async with transfer.scratch(end, near=False) as there:
+            listing = f"{there}/list"
+            await transfer.shell(end, f"cd -P -- {shlex.quote(mount.guest)} && {{ {LIST}\n}} >{shlex.quote(listing)}")
+            return parse_listing((await backend.read(listing)).data)
+
+    async def _base(self, mount: Mount, token: str) -> dict[str, Item]:
+        record = await _in_thread(lambda: _load(token))
+        if record is None or record["host"] != mount.host or record["guest"] != mount.guest:
+            raise Gone(
+                f"what was copied to {mount.guest} is not known on this machine; copy it home with vers_vm_copy, and compare it yourself"
+            )
+        return {path: Item(**item) for path, item in record["items"].items()}
+
+
+@dataclass(frozen=True)
+class _Difference:
+    mount: Mount
+    path: str
+    """Relative to the folder."""
+    before: Item | None
+    now: Item | None
+    """What the guest has."""
+    change: Change
+
+
+def _chosen(found: list[_Difference], wanted: Sequence[str | Change] | None) -> list[_Difference]:
+    if wanted is None:
+        return found
+    if isinstance(wanted, str):
+        raise BadInput(f"{wanted!r} is one path; give a list of paths")
+    chosen: dict[str, _Difference] = {}
+    for one in wanted:
+        path = (one.path if isinstance(one, Change) else one).rstrip("/")
+        here = [each for each in found if any((name + "/").startswith(path + "/") for name in (each.change.path, each.change.host))]
+        if isinstance(one, Change):
+            here = [each for each in here if each.change.path == one.path]
+            if not here or replace(here[0].change, obstacle=one.obstacle) != one:
+                raise Conflict(
+                    f"{display_path(one.path)} is not as it was when its change was reviewed; nothing was brought home: look again"
+                )
+        if not here:
+            raise BadInput(
+                f"nothing was changed at {display_path(path) or '/'}; give paths that changes() lists, or folders that hold them"
+            )
+        chosen |= {each.change.path: each for each in here}
+    return [each for each in found if each.change.path in chosen]
+
+
+def _name(mount: Mount) -> str:
+    """The file on a guest that holds the token of its copy."""
+    return hashlib.sha256(os.fsencode(mount.guest)).hexdigest()[:32]
+
+
+def _unpack(scratch: str, goal: str) -> str:
+    """The archive to its place, which must be empty or not be there."""
+    tree, archive, place = (shlex.quote(path) for path in (f"{scratch}/tree", f"{scratch}/a.tar", goal))
+    return (
+        f"p={place}\n"
+        'if [ -L "$p" ] || { [ -e "$p" ] && [ ! -d "$p" ]; } || [ -n "$(ls -A "$p" 2>/dev/null | head -n 1)" ]; then echo taken; exit; fi\n'
+        f"if [ -d {place} ]; then tar -xpof {archive} -C {place}; exit; fi\n"
+        f"mkdir -- {tree} && tar -xpof {archive} -C {tree} && mkdir -p -- {shlex.quote(posixpath.dirname(goal))} && mv -- {tree} {place}"
+    )
+
+
+def _records() -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local/state") / "langchain-vers" / "mounts"
+
+
+def _store(token: str, text: str) -> None:
+    folder = _records()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = folder / f"{token}.new"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123  # no Path: its mode at birth
+        file.write(text)
+    temporary.rename(folder / f"{token}.json")
+
+
+def _load(token: str) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((_records() / f"{token}.json").read_text())
+        if isinstance(record, dict):
+            return record
+    return None
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    return await io.blocking(functools.partial(function))
