@@ -426,7 +426,7 @@ class BackendContext:
 
     def redactor(self, backend: Backend | None = None) -> Redactor:
         """What takes all secrets out of what is shown: those of the threads, and of the backends' own environments."""
-        backends = [self.local, *self._registered.values(), *([] if backend is None else [backend])]
+        backends = [self.local, *self.registry.made(), *([] if backend is None else [backend])]
         return self.variables.redactor(*(each.environment for each in backends))
 
     # --- mounted folders ---

@@ -106,7 +106,7 @@ class VersMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             limits=getattr(backend, "limits", None),
             others=self._context.registered,
         )
-        return said, None if paths is None else paths.to_guest_text
+        return said, paths.text_for_guest if paths else None
 
     def _is_nowhere(self, at: Attachment) -> bool:
         return at.backend == "local" and not self._context.local_allowed

@@ -22,6 +22,7 @@ from pydantic import Field
 from rigs.folders import Folder
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit
+from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.middleware import VersMiddleware
 from langchain_vers.prompt import COMMANDS
 from langchain_vers.user_commands import facts_of, for_model, user_commands, was_command
@@ -344,12 +345,8 @@ def test_the_prompt_changes_with_the_machine_and_with_nothing_else(asynchronous:
 
 
 def test_limits_and_paths_of_a_backend(context: BackendContext, tmp_path: Path) -> None:
-    class Paths:
-        def to_guest_text(self, text: str) -> str:
-            return text.replace("/home/me/project", "/work")
-
     class Guest(Folder):
-        paths, limits = Paths(), {"memory": "2g"}
+        paths, limits = PathMap([Mount("/home/me/project", "/work")]), {"memory": "2g"}
 
     context.register("box", Guest.new(tmp_path, "box1"))
     one = Talk("agent", False, context)

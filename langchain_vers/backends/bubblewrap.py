@@ -15,7 +15,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -23,9 +23,9 @@ from langchain_vers._io import io
 from langchain_vers.backends import jail
 from langchain_vers.backends.base import ExecResult, OutputCallback
 from langchain_vers.backends.disk_watch import Watch
-from langchain_vers.backends.environment import Secret, guest_environment
+from langchain_vers.backends.environment import Environment, checked, guest_environment
 from langchain_vers.backends.own_folder import Own
-from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.sandbox import NO_ANSWER, Limits, Sandbox
 from langchain_vers.backends.sessions import End, Running, Session
 from langchain_vers.backends.shell import ShellBackend
@@ -56,14 +56,16 @@ class BubblewrapBackend(ShellBackend):
         workspace: str | os.PathLike[str] | None = None,
         *,
         mounts: Sequence[Mount] = (),
-        env: Mapping[str, str | Secret] | None = None,
+        env: Environment | None = None,
         inherit: Sequence[str] = (),
         network: bool = False,
         limits: Limits | None = None,
     ) -> None:
         self._workspace = None if workspace is None else str(Path(workspace).absolute())
         self._mounts = jail.checked_mounts(mounts)
-        self._env = dict(env or {})
+        own = [] if self._workspace is None else [Mount(self._workspace, jail.WORKSPACE)]
+        self.paths = PathMap([*own, *self._mounts], resolve=os.path.realpath)
+        self.environment = checked(env or {})
         self._inherit = tuple(inherit)
         self._network = network
         self._limits = limits or Limits()
@@ -109,7 +111,7 @@ class BubblewrapBackend(ShellBackend):
         made_of = await io.blocking(self._made_of, self._own.path)
         if self._watch is None and self._limits.disk is not None:
             self._watch = Watch(self._grows(made_of), self._limits.disk)
-        environment = guest_environment(os.environ, home=jail.HOME, added=self._env, inherit=self._inherit)
+        environment = guest_environment(os.environ, home=jail.HOME, inherit=self._inherit)
         return await Sandbox.start(made_of, self._limits, environment, self._ready, watch=self._watch, before=self._before())
 
     def _made_of(self, own: str) -> jail.Jail:

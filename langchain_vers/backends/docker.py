@@ -17,8 +17,8 @@ from langchain_vers.backends import docker_options as options
 from langchain_vers.backends.base import ExecResult, OutputCallback, Snapshots
 from langchain_vers.backends.docker_container import Container
 from langchain_vers.backends.docker_engine import Engine
-from langchain_vers.backends.environment import Secret
-from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.environment import Environment, checked
+from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.sessions import Running, Session
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Gone, Interrupted, Unreachable, VersError
@@ -72,7 +72,7 @@ class DockerBackend(ShellBackend, Snapshots):
         pids: int | None = None,
         network: str | None = None,
         user: str | None = None,
-        env: Mapping[str, str | Secret] | None = None,
+        env: Environment | None = None,
         remove: bool = False,
     ) -> None:
         if (image is None) == (container is None):
@@ -83,8 +83,9 @@ class DockerBackend(ShellBackend, Snapshots):
         if container is not None and (shape.given or remove):
             unfit = ", ".join(sorted(shape.given | ({"remove"} if remove else set())))
             raise BadInput(f"a container that exists is used as it is, and cannot be given {unfit}")
-        self._env = options.variables(env)
+        self.environment = checked(env or {})
         self._shape = shape
+        self.paths = PathMap(shape.mounts, resolve=os.path.realpath)
         self._engine = Engine(url)
         self._container = Container(
             self._engine,
@@ -132,8 +133,6 @@ class DockerBackend(ShellBackend, Snapshots):
         on_output: OutputCallback | None = None,
     ) -> ExecResult:
         """See `Backend.exec`."""
-        # With the call and not with the container or its exec: those the engine shows to whoever asks.
-        env = {**options.values(self._env, os.environ), **(env or {})}
         try:
             return await super().exec(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, on_output=on_output)
         except Interrupted as error:

@@ -6,11 +6,10 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from langchain_vers.backends.environment import Secret
 from langchain_vers.backends.paths import Mount
 from langchain_vers.errors import BadInput
 
@@ -203,34 +202,3 @@ def reference(name: str, what: str) -> str:
     if not isinstance(name, str) or not _REFERENCE.fullmatch(name) or len(name) > 512:
         raise BadInput(f"{what} must be a name or an id as the engine lists them, not {name!r}")
     return name
-
-
-def variables(env: Mapping[str, str | Secret] | None) -> dict[str, str | Secret]:
-    """The variables that are set for every command, checked; values of secrets are not looked at.
-
-    Raises:
-        BadInput: one has no name that a shell can set, or no value that it can have.
-    """
-    for name, value in (env or {}).items():
-        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
-            raise BadInput(f"{name!r} is not an environment variable that a shell can set; use letters, digits and '_'")
-        if not isinstance(value, Secret) and (not isinstance(value, str) or "\0" in value):
-            raise BadInput(f"the variable {name} must be text without a NUL character, or a Secret")
-    return dict(env or {})
-
-
-def values(env: Mapping[str, str | Secret], host: Mapping[str, str]) -> dict[str, str]:
-    """The variables' values; those of secrets come from this process's variables.
-
-    Raises:
-        BadInput: a secret is not there.
-    """
-    found = {}
-    for name, value in env.items():
-        if isinstance(value, Secret):
-            if value.name not in host:
-                raise BadInput(f"the secret {value.name} is no variable of this process; set it, or take it from the backend's env")
-            found[name] = host[value.name]
-        else:
-            found[name] = value
-    return found

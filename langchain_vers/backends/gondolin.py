@@ -15,14 +15,14 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from langchain_vers._io import io
 from langchain_vers.backends.base import FileRead, FileStat, Scan, Snapshots
-from langchain_vers.backends.environment import Secret, guest_environment
+from langchain_vers.backends.environment import Environment, checked, guest_environment
 from langchain_vers.backends.gondolin_machine import Machine, find_programs, machines
 from langchain_vers.backends.gondolin_options import (
     HOME,
@@ -37,7 +37,7 @@ from langchain_vers.backends.gondolin_options import (
     secret_names,
 )
 from langchain_vers.backends.gondolin_socket import GondolinConnection
-from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend
@@ -86,7 +86,7 @@ class GondolinBackend(ShellBackend, Snapshots):
         image: str | os.PathLike[str] | None = None,
         mounts: Sequence[Mount] = (),
         hidden: Sequence[str] = (),
-        env: Mapping[str, str | Secret] | None = None,
+        env: Environment | None = None,
         egress: Egress | None = None,
         hardware: Hardware | None = None,
         node: str | os.PathLike[str] | None = None,
@@ -94,13 +94,14 @@ class GondolinBackend(ShellBackend, Snapshots):
         snapshots: str | os.PathLike[str] | None = None,
     ) -> None:
         self._mounts = checked_mounts(None if workspace is None else str(Path(workspace).absolute()), mounts)
+        self.paths = PathMap(self._mounts, resolve=os.path.realpath)
         if isinstance(hidden, str) or any(not name or "/" in name or "\0" in name or name in (".", "..") for name in hidden):
             raise BadInput('hidden must be names of files or folders without "/", such as [".env"]')
         for kind, value in ((Egress, egress), (Hardware, hardware)):
             if value is not None and not isinstance(value, kind):
                 raise BadInput(f"{kind.__name__.lower()} must be a {kind.__name__} object")
         self._hidden = tuple(hidden)
-        self._env = dict(env or {})
+        self.environment = checked(env or {})
         self._egress = egress
         self._hardware = hardware or Hardware()
         self._image = None if image is None else os.fspath(image)
@@ -176,15 +177,9 @@ class GondolinBackend(ShellBackend, Snapshots):
             if not Path(mount.host).is_dir():
                 raise Missing(f"the folder {mount.host}, which was to be mounted as {mount.guest}, does not exist on this machine")
 
-    def _environment(self) -> Mapping[str, str]:
-        for value in self._env.values():
-            if isinstance(value, Secret):
-                _secret(value.name)
-        return guest_environment(os.environ, home=self.user_home, added=self._env)
-
     async def _connect(self) -> GondolinConnection:
         machine = await self._machine()
-        return await machine.connect({**self._environment(), **machine.placeholders})
+        return await machine.connect({**guest_environment({}, home=self.user_home), **machine.placeholders})
 
     async def _session(self) -> Session:
         if self.machine_id is not None:

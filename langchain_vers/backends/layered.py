@@ -200,7 +200,7 @@ class LayeredBubblewrapBackend(BubblewrapBackend, Snapshots):
             machine_id=machine_id,
             state=self._state,
             mounts=self._mounts,
-            env=self._env,
+            env=self.environment,
             inherit=self._inherit,
             network=self._network,
             limits=self._limits,

@@ -211,6 +211,10 @@ class Registry:
         """What is offered, in order of the alphabet."""
         return sorted(self._offers)
 
+    def made(self) -> list[Backend]:
+        """The backends that there are already, without their further machines, whose settings are the same."""
+        return [offer.made for offer in self._offers.values() if offer.made is not None]
+
     async def backend(self, name: str, machine_id: str | None = None) -> Backend:
         """The backend of a name, on the machine with this id, if one is given.
 

@@ -14,13 +14,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from langchain_vers._io import io
 from langchain_vers.backends import guest
-from langchain_vers.backends.environment import Secret, guest_environment
+from langchain_vers.backends.environment import Environment, checked, guest_environment
 from langchain_vers.backends.local import LocalProcess
 from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.sessions import Session
@@ -170,7 +170,7 @@ class SeatbeltBackend(ShellBackend):
         workspace: str | os.PathLike[str] | None = None,
         *,
         mounts: Sequence[Mount] = (),
-        env: Mapping[str, str | Secret] | None = None,
+        env: Environment | None = None,
         inherit: Sequence[str] = (),
         network: bool = False,
     ) -> None:
@@ -183,7 +183,7 @@ class SeatbeltBackend(ShellBackend):
             _plain(mount.host)
         self._workspace = None if workspace is None else str(Path(workspace).absolute())
         self._mounts = tuple(mounts)
-        self._env = dict(env or {})
+        self.environment = checked(env or {})
         self._inherit = tuple(inherit)
         self._network = network
         self._own: str | None = None
@@ -209,8 +209,8 @@ class SeatbeltBackend(ShellBackend):
     async def _session(self) -> Session:
         own = await self._opened()
         mark = Session.new_mark()
-        added = {"TMPDIR": f"{own}/scratch", **self._env}
-        environment = guest_environment(os.environ, home=f"{own}/home", added=added, inherit=self._inherit, path=_PATH)
+        own_folder = {"TMPDIR": f"{own}/scratch"}
+        environment = guest_environment(os.environ, home=f"{own}/home", added=own_folder, inherit=self._inherit, path=_PATH)
         command = command_line(f"{own}/profile.sb", ["/bin/sh", "-c", guest.boot(mark)])
         return await self._ready(await LocalProcess.start(command, cwd=self.home or f"{own}/home", env=environment), mark)
 

@@ -12,7 +12,7 @@ import getpass
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import paramiko
@@ -20,10 +20,9 @@ import paramiko
 from langchain_vers._io import io
 from langchain_vers.backends import known_hosts as known
 from langchain_vers.backends import ssh_config
-from langchain_vers.backends.base import ExecResult, OutputCallback
-from langchain_vers.backends.environment import Secret
+from langchain_vers.backends.environment import Environment, checked
 from langchain_vers.backends.known_hosts import Verdict
-from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend
@@ -69,7 +68,7 @@ class SSHBackend(ShellBackend):
         *,
         workspace: str | os.PathLike[str] | None = None,
         mounts: Sequence[Mount] = (),
-        env: Mapping[str, str | Secret] | None = None,
+        env: Environment | None = None,
         key: str | os.PathLike[str] | None = None,
         agent: bool = True,
         config: bool | str | os.PathLike[str] = True,
@@ -81,12 +80,13 @@ class SSHBackend(ShellBackend):
         self.machine_id: str = str(self._target)
         self.host_key = host_key
         self.mounts = tuple(mounts)
+        self.paths = PathMap(self.mounts, resolve=os.path.realpath)
         if bound := next((mount for mount in self.mounts if mount.mode != "copy"), None):
             raise BadInput(f'{bound.host} cannot be bound on {target}, as there are no binds over SSH; give the mount mode="copy"')
         if host_key is not None and not host_key.startswith("SHA256:"):
             raise BadInput('host_key must be a fingerprint as `ssh-keygen -l` prints it, beginning with "SHA256:"')
         self._workspace = None if workspace is None else os.fspath(workspace)
-        self._env = dict(env or {})
+        self.environment = checked(env or {})
         self._key = None if key is None else str(Path(key).expanduser())
         self._agent = agent
         self._config = config if isinstance(config, bool) else os.fspath(config)
@@ -102,28 +102,6 @@ class SSHBackend(ShellBackend):
     def home(self) -> str | None:
         """Where commands start: the workspace, else the login directory."""
         return self._workspace
-
-    async def exec(
-        self,
-        command: str,
-        *,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        timeout: float | None = None,
-        on_output: OutputCallback | None = None,
-    ) -> ExecResult:
-        """See `Backend.exec`."""
-        env = {**self._added(), **(env or {})}
-        return await super().exec(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, on_output=on_output)
-
-    def _added(self) -> dict[str, str]:
-        found = {}
-        for name, value in self._env.items():
-            if isinstance(value, Secret) and value.name not in os.environ:
-                raise BadInput(f"the secret for {name} is not there: set the variable {value.name} of this process")
-            found[name] = os.environ[value.name] if isinstance(value, Secret) else value
-        return found
 
     async def _session(self) -> Session:
         try:

@@ -282,13 +282,6 @@ def test_the_engines_socket_cannot_be_mounted(tmp_path: Path) -> None:
     options.refuse_socket([Mount("/", "/x")], None)
 
 
-def test_secrets_come_from_this_process_when_a_command_needs_them() -> None:
-    variables = options.variables({"A": "1", "B": Secret("TOKEN")})
-    assert options.values(variables, {"TOKEN": "s"}) == {"A": "1", "B": "s"}
-    with pytest.raises(BadInput, match="TOKEN"):
-        options.values(variables, {})
-
-
 def test_nothing_happens_before_the_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/at/all")
     backend = DockerBackend("image", env={"A": Secret("NOT_SET")})

@@ -453,12 +453,13 @@ class ByLoginShell(LocalBackend):
     """Starts sessions as sshd does: the user's shell is given the command with -c."""
 
     def __init__(self, shell: list[str], home: Path) -> None:
-        super().__init__(home, env={"PATH": os.environ["PATH"], "HOME": str(home)})
+        super().__init__(home)
         self._shell = shell
+        self._shells_own = {"PATH": os.environ["PATH"], "HOME": str(home)}
 
     async def _session(self) -> Session:
         mark = Session.new_mark()
-        process = await LocalProcess.start([*self._shell, "-c", guest.boot(mark)], cwd=self.home, env=self._env or {})
+        process = await LocalProcess.start([*self._shell, "-c", guest.boot(mark)], cwd=self.home, env=self._shells_own)
         return await self._ready(process, mark)
 
 
