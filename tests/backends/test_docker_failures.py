@@ -47,12 +47,25 @@ def relay(dockerd: Dockerd, network: NetworkThread, monkeypatch: pytest.MonkeyPa
     relay.close()
 
 
+async def at_rest(backend: DockerBackend) -> None:
+    """Wait until no process is being started: one that is paused then may hang in the engine for ever."""
+
+    async def rests() -> bool:
+        return not backend._container._starting
+
+    await until(rests)
+
+
 async def broken(backend: DockerBackend, breaking: Callable[[], object], **options: Any) -> ExecResult:
     """A command that is running when something happens."""
-    up = asyncio.Event()
-    task = asyncio.create_task(on_io(backend.exec(ENDLESS, on_output=lambda _: loop.call_soon_threadsafe(up.set), **options)))
-    loop = asyncio.get_running_loop()
+    loop, up = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_output(_: bytes) -> None:
+        loop.call_soon_threadsafe(up.set)
+
+    task = asyncio.create_task(on_io(backend.exec(ENDLESS, on_output=on_output, **options)))
     await asyncio.wait_for(up.wait(), 60)
+    await at_rest(backend)
     await asyncio.to_thread(breaking)
     return await task
 
@@ -138,6 +151,7 @@ async def test_a_container_that_is_removed_while_a_command_runs(dockerd: Contain
 
 async def test_a_paused_container(dockerd: ContainerEngine, backend: DockerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "ANSWER_SECONDS", 1.0)
+    await at_rest(backend)
     await asyncio.to_thread(dockerd.api.pause, backend.machine_id)
     for call in (backend.exec("true"), backend.stat("/"), backend.write("/f", b"1")):
         with pytest.raises(Unreachable, match="docker unpause"):
