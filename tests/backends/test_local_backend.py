@@ -53,7 +53,7 @@ def test_root_is_where_commands_and_relative_paths_begin(tmp_path: Path) -> None
 def test_the_platforms_key_is_not_shown_to_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VERS_API_KEY", "key-that-no-command-sees")
     monkeypatch.setenv("OTHER", "seen")
-    backend = LocalBackend(tmp_path)
+    backend = LocalBackend(tmp_path, inherit=["OTHER"])
     output = run(backend.exec("env; tr '\\0' '\\n' </proc/self/environ; echo $OTHER")).tail
     assert b"key-that-no-command-sees" not in output
     assert b"seen" in output
