@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langchain_vers._io import run
-from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.paths import Mode, Mount
 from langchain_vers.backends.seatbelt import DEVICES, PROGRAMS, Rules, SeatbeltBackend, command_line, profile, quoted
 from langchain_vers.errors import BadInput, Unsupported
 
@@ -174,11 +174,11 @@ def test_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "mount", [Mount("/a", "/b"), Mount("/a", "/a", "copy"), Mount("a", "a"), Mount("/", "/"), Mount("/a/../b", "/a/../b")]
+    "mount", [("/a", "/b", "rw"), ("/a", "/a", "copy"), ("a", "a", "rw"), ("/", "/", "rw"), ("/a/../b", "/a/../b", "rw")]
 )
-def test_mounts_that_seatbelt_cannot_make_are_refused(mount: Mount) -> None:
+def test_mounts_that_seatbelt_cannot_make_are_refused(mount: tuple[str, str, Mode]) -> None:
     with pytest.raises(BadInput):
-        SeatbeltBackend(mounts=[mount])
+        SeatbeltBackend(mounts=[Mount(*mount)])
 
 
 @pytest.mark.skipif(MAC, reason="this is macOS")

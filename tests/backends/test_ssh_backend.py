@@ -428,7 +428,7 @@ def test_environment(make: Make, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) ->
     assert run(backend.exec(look)).tail == b"0\n"
     assert "hidden-word" not in repr(vars(backend))
     monkeypatch.delenv("TOKEN_HERE")
-    with pytest.raises(BadInput, match="the secret for TOKEN is not there: set the variable TOKEN_HERE"):
+    with pytest.raises(BadInput, match="the secret TOKEN_HERE is not set in the environment of this process"):
         run(backend.exec("true"))
 
 
