@@ -231,7 +231,11 @@ class Container:
                 return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
 
         # The gate opens when the engine has done with it, also for a caller who does not wait for that.
-        return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
+        try:
+            return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
+        except VersError as error:
+            await self.explain(error)
+            raise
 
     async def emptied(self) -> bool:
         """Kill all that runs in it by starting it anew, if it is this package's own and not paused; whether that was done."""
@@ -270,6 +274,8 @@ class Container:
     def _reason(self, found: dict[str, Any]) -> VersError | None:
         state = found.get("State") or {}
         status = str(state.get("Status") or "in an unknown state")
+        if status in {"removing", "dead"}:
+            return self._gone()
         if state.get("Paused") or status == "paused":
             return Unreachable(f"{self.words} is paused; let it go on with `docker unpause {found['Id'][:12]}`", machine_id=self.id)
         if state.get("Running"):
