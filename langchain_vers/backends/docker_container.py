@@ -22,6 +22,8 @@ from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unre
 
 T = TypeVar("T")
 Ready = Callable[[Process, str], Awaitable[Session]]
+AFTERMATH_SECONDS = 1.0
+"""How long a container in which a command was lost is looked at, whether it ends too."""
 _REMOVED = "restore it from a snapshot, or go on with another backend"
 
 
@@ -267,6 +269,14 @@ class Container:
         except VersError as reason:
             reason.machine_id = self.id
             return reason
+
+    async def aftermath(self, error: VersError) -> VersError:
+        """As `diagnosed`, for a command that was lost: an engine ends a container's processes before it says that it has ended."""
+        for _ in range(10):
+            if (reason := await self.diagnosed(error)) is not error:
+                return reason
+            await asyncio.sleep(AFTERMATH_SECONDS / 10)
+        return error
 
     def _gone(self) -> Gone:
         return Gone(f"{self.words} does not exist any more; {_REMOVED}", machine_id=self.id)

@@ -120,6 +120,8 @@ class Engine:
         try:
             yield
         except errors.APIError as error:
+            if error.response is not None:  # the SDK leaves the connection of a stream open
+                error.response.close()
             raise self._meaning(what, error.response.status_code if error.response is not None else 500, _text(error)) from error
         except (errors.DockerException, requests.RequestException, OSError) as error:
             if isinstance(error, VersError):
@@ -303,7 +305,7 @@ class Engine:
             reader = response.raw._fp.fp
             sock.setblocking(False)
             if isinstance(sock, ssl.SSLSocket):
-                sock.suppress_ragged_eofs = False  # an end that the other side has not announced is a break
+                sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # an end that the other side has not announced is a break
             early = b""
             with contextlib.suppress(BlockingIOError, OSError):
                 early = reader.peek()
