@@ -136,7 +136,7 @@ class DockerBackend(ShellBackend, Snapshots):
         try:
             return await super().exec(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, on_output=on_output)
         except Interrupted as error:
-            reason = await self._container.diagnosed(error)
+            reason = await self._container.aftermath(error)
             if reason is error:
                 raise
             raise Interrupted(

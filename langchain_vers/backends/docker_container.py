@@ -22,6 +22,8 @@ from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unre
 
 T = TypeVar("T")
 Ready = Callable[[Process, str], Awaitable[Session]]
+AFTERMATH_SECONDS = 1.0
+"""How long a container in which a command was lost is looked at, whether it ends too."""
 _REMOVED = "restore it from a snapshot, or go on with another backend"
 
 
@@ -231,7 +233,11 @@ class Container:
                 return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
 
         # The gate opens when the engine has done with it, also for a caller who does not wait for that.
-        return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
+        try:
+            return await asyncio.shield(asyncio.get_running_loop().create_task(alone()))
+        except VersError as error:
+            await self.explain(error)
+            raise
 
     async def emptied(self) -> bool:
         """Kill all that runs in it by starting it anew, if it is this package's own and not paused; whether that was done."""
@@ -264,12 +270,22 @@ class Container:
             reason.machine_id = self.id
             return reason
 
+    async def aftermath(self, error: VersError) -> VersError:
+        """As `diagnosed`, for a command that was lost: an engine ends a container's processes before it says that it has ended."""
+        for _ in range(10):
+            if (reason := await self.diagnosed(error)) is not error:
+                return reason
+            await asyncio.sleep(AFTERMATH_SECONDS / 10)
+        return error
+
     def _gone(self) -> Gone:
         return Gone(f"{self.words} does not exist any more; {_REMOVED}", machine_id=self.id)
 
     def _reason(self, found: dict[str, Any]) -> VersError | None:
         state = found.get("State") or {}
         status = str(state.get("Status") or "in an unknown state")
+        if status in {"removing", "dead"}:
+            return self._gone()
         if state.get("Paused") or status == "paused":
             return Unreachable(f"{self.words} is paused; let it go on with `docker unpause {found['Id'][:12]}`", machine_id=self.id)
         if state.get("Running"):

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import socket
+import ssl
 import tarfile
 import tempfile
 import threading
@@ -94,11 +95,16 @@ class Engine:
         import docker  # noqa: PLC0415 - an extra
         from docker.utils import kwargs_from_env  # noqa: PLC0415
 
+        class Client(docker.APIClient):
+            # Proxies and certificate bundles that this process's environment names for the Web (requests takes the latter even where the
+            # SDK says another) are not for the engine; nor is ~/.netrc.
+            trust_env = property(lambda _: False, lambda _, __: None)
+
         if not self.url.startswith(_SCHEMES):
             raise BadInput(f"DOCKER_HOST is {self.url!r}, of which only unix:// and tcp:// are understood; forward that engine's socket")
         with self.errors("it"):
             settings: dict[str, Any] = {**kwargs_from_env(), "base_url": self.url}
-            return docker.APIClient(**settings, version="auto", timeout=TIMEOUT, max_pool_size=CONNECTIONS)
+            return Client(**settings, version="auto", timeout=TIMEOUT, max_pool_size=CONNECTIONS)
 
     @contextlib.contextmanager
     def errors(self, what: str) -> Iterator[None]:
@@ -114,6 +120,8 @@ class Engine:
         try:
             yield
         except errors.APIError as error:
+            if error.response is not None:  # the SDK leaves the connection of a stream open
+                error.response.close()
             raise self._meaning(what, error.response.status_code if error.response is not None else 500, _text(error)) from error
         except (errors.DockerException, requests.RequestException, OSError) as error:
             if isinstance(error, VersError):
@@ -139,6 +147,11 @@ class Engine:
         causes = list(_causes(error))
         if any(isinstance(cause, PermissionError) for cause in causes):
             return Denied(f"this user may not use the container engine at {self.url}; join the group that owns its socket")
+        if (refusal := next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)) is not None:
+            return Unreachable(
+                f"the container engine at {self.url} was not accepted, or does not accept us ({refusal.reason or refusal}); see what "
+                "DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say"
+            )
         if any(isinstance(cause, TimeoutError) or "timed out" in str(cause).lower() for cause in causes):
             return DeadlineExceeded(f"the container engine at {self.url} did not answer in time; look whether it is overloaded")
         return Unreachable(
@@ -291,6 +304,8 @@ class Engine:
             response = stream._response
             reader = response.raw._fp.fp
             sock.setblocking(False)
+            if isinstance(sock, ssl.SSLSocket):
+                sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # an end that the other side has not announced is a break
             early = b""
             with contextlib.suppress(BlockingIOError, OSError):
                 early = reader.peek()

@@ -78,7 +78,7 @@ class DockerProcess:
         self._asking: asyncio.Future[bool] | None = None
         self._closed = False
         self._sent = 0
-        self._ended_input = False
+        self._ended_input = self._broken = False
         self._surplus = False
         self.ended_cleanly = False
         self.on_close: Handed = lambda _: None
@@ -153,6 +153,7 @@ class DockerProcess:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
             except OSError:
+                self._broken = True
                 data = b""
             if not data:
                 self._over = True
@@ -199,7 +200,7 @@ class DockerProcess:
 
     async def _settle(self) -> None:
         """Find out what the end of the stream means, once."""
-        if self.ended_cleanly or self._closed:
+        if self.ended_cleanly or self._closed or self._broken:
             return
         if self._asking is None:
             self._asking = asyncio.ensure_future(self._ended())

@@ -6,9 +6,9 @@ The engine is a real one of the tests' own, reached over its socket, or by TLS t
 from __future__ import annotations
 
 import asyncio
+import gc
 import io as text_io
 import os
-import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -104,26 +104,27 @@ def test_an_image_without_a_shell(dockerd: ContainerEngine) -> None:
         dockerd.api.remove_image("tests-empty")
 
 
-async def test_an_engine_that_is_killed_and_started_again() -> None:
+# The SDK does not close a socket that it could not connect; collected at the end, so that no other test is blamed.
+@pytest.mark.filterwarnings("ignore:.*socket.socket.*:pytest.PytestUnraisableExceptionWarning")
+async def test_an_engine_that_ends_and_is_started_again() -> None:
     engine = await asyncio.to_thread(Dockerd)
     backend = engine.backend()
     try:
-        with pytest.raises(Interrupted, match="no container engine answers") as error:
-            await broken(backend, lambda: engine.stop(signal.SIGKILL))
+        with pytest.raises(Interrupted, match=r"no container engine answers|does not run") as error:
+            await broken(backend, engine.stop)
         assert error.value.output == b"up\n"
         for call in (backend.exec("true"), backend.write("/f", b"")):
             with pytest.raises(Unreachable, match="no container engine answers"):
                 await on_io(call)
         await asyncio.to_thread(engine.start)
-        try:
-            assert (await on_io(backend.exec("echo on"))).tail == b"on\n"
-        except Unreachable as again:  # the container did not survive it
-            assert "docker start" in str(again)
-            await asyncio.to_thread(engine.api.start, backend.machine_id)
-            assert (await on_io(backend.exec("echo on"))).tail == b"on\n"
+        with pytest.raises(Unreachable, match="docker start"):
+            await on_io(backend.exec("true"))
+        await asyncio.to_thread(engine.api.start, backend.machine_id)
+        assert (await on_io(backend.exec("echo on"))).tail == b"on\n"
     finally:
         await on_io(backend.close())
         await asyncio.to_thread(engine.close)
+        gc.collect()
 
 
 # --- the container ---
@@ -143,9 +144,9 @@ async def test_a_container_that_is_stopped_while_a_command_runs(dockerd: Contain
 async def test_a_container_that_is_removed_while_a_command_runs(dockerd: ContainerEngine, backend: DockerBackend) -> None:
     with pytest.raises(Interrupted, match=r"does not exist any more.*has run in part"):
         await broken(backend, lambda: dockerd.api.remove_container(backend.machine_id, force=True))
-    for call in (backend.exec("true"), backend.stat("/"), backend.snapshot(), backend.branch(1)):
+    for call in (backend.snapshot, backend.branch, lambda: backend.exec("true"), lambda: backend.stat("/")):
         with pytest.raises(Gone, match="does not exist any more"):
-            await on_io(call)
+            await on_io(call())
     assert await asyncio.to_thread(dockerd.containers) == set()
 
 

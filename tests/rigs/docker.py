@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -144,7 +145,8 @@ class ContainerEngine:
         while True:
             assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
             if self.socket.exists():
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(self.socket))
                     self.api = APIClient(self.url, version="auto", timeout=120)
                     return
             time.sleep(0.02)
