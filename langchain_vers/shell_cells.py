@@ -27,11 +27,6 @@ _ENDS = " \t\n;&|<>()`"
 """Characters that end a word where they are not quoted. The grammar now and then has some in one."""
 
 
-def text_of(node: Node) -> str:
-    """A node's piece of the script."""
-    return (node.text or b"").decode("utf-8", "replace")
-
-
 @dataclass
 class WordReader(ABC):
     """Reads the words of a script; what runs in them is taken in by `visit`."""
@@ -41,6 +36,10 @@ class WordReader(ABC):
     """The script that is being read."""
     assigned: frozenset[str] = frozenset()
     """Variables of the shell itself that the script sets, and that are not known any more."""
+
+    def text(self, node: Node) -> str:
+        """A node's piece of the script."""
+        return self.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
 
     @abstractmethod
     def visit(self, node: Node) -> None:
@@ -80,7 +79,7 @@ class WordReader(ABC):
         return words_of(list(self._cells(node)))
 
     def _cells(self, node: Node) -> Iterator[Cell]:
-        kind, text = node.type, text_of(node)
+        kind, text = node.type, self.text(node)
         if kind == "raw_string":
             yield from literal(text[1:-1], quoted=True)
         elif kind == "ansi_c_string":
@@ -112,7 +111,7 @@ class WordReader(ABC):
 
     def _string(self, node: Node) -> Iterator[Cell]:
         """What stands between double quotes: the grammar has no nodes for some of its blanks, so it goes by what is between the others."""
-        data = node.text or b""
+        data = self.data[node.start_byte : node.end_byte]
         position = data.index(b'"') + 1
         nodes = [each for child in node.children for each in (child.children if child.type == "string" else [child])]
         for child in nodes:
@@ -123,7 +122,7 @@ class WordReader(ABC):
             position = child.end_byte - node.start_byte
             for cell in self._cells(child):
                 yield replace(cell, spread=False)
-            if text_of(child) in {"$@", "${@}"}:
+            if self.text(child) in {"$@", "${@}"}:
                 yield Cell("", spread=True)
         yield from double_quoted(data[position:-1].decode("utf-8", "replace"))
 
@@ -140,7 +139,7 @@ class WordReader(ABC):
 
     def _expansion(self, node: Node) -> None:
         """Take in the commands that an expansion runs."""
-        text = text_of(node)
+        text = self.text(node)
         if node.type == "command_substitution":
             self.visit(node)
             return

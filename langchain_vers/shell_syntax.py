@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from langchain_vers.errors import Unsupported
-from langchain_vers.shell_cells import EXPANSIONS, WORDS, WordReader, text_of
+from langchain_vers.shell_cells import EXPANSIONS, WORDS, WordReader
 from langchain_vers.shell_options import Argv, Code
 from langchain_vers.shell_script import Command, Redirection, Script, shown
 from langchain_vers.shell_words import UNKNOWN, Cell, Word, joined, words_of
@@ -57,9 +57,18 @@ def _grammar() -> Language:
 
 
 def _parsed(data: bytes) -> Node:
+    """The syntax tree of a script, whose nodes say where they are; what they say is to be read in `data`.
+
+    The grammar's scanner asks C's `isdigit` and its like about characters that these do not know, and crashes the process over some
+    (tree-sitter-bash 0.25.1: an opening brace, and U+D040B behind it). So it is shown no character that is not ASCII, but in the place of
+    each a percent sign for every byte: to both a character of words, and not of names.
+    """
     from tree_sitter import Parser  # noqa: PLC0415  # an extra
 
-    return Parser(_grammar()).parse(data).root_node  # a parser of its own: they are not for several threads
+    return Parser(_grammar()).parse(data.translate(_ASCII)).root_node  # a parser of its own: they are not for several threads
+
+
+_ASCII = bytes(range(128)) + b"%" * 128
 
 
 def parse(script: str) -> Script:
@@ -100,21 +109,21 @@ def _read(reader: _Reader, script: str) -> None:
     outer, reader.data = reader.data, data
     root = _parsed(data)
     if root.has_error:
-        reader.doubts.append(f"its syntax is not understood at {shown(_error_text(root), 60)!r}")
+        reader.doubts.append(f"its syntax is not understood at {shown(_error_text(reader, root), 60)!r}")
     reader.visit(root)
     reader.depth -= 1
     reader.data = outer
 
 
-def _error_text(root: Node) -> str:
+def _error_text(reader: _Reader, root: Node) -> str:
     nodes = [root]
     while nodes:
         node = nodes.pop()
         if node.is_error or node.is_missing:
             parent = node.parent
-            return text_of(node) or (text_of(parent) if parent is not None else "")
+            return reader.text(node) or (reader.text(parent) if parent is not None else "")
         nodes += [child for child in node.children if child.has_error or child.is_missing]
-    return text_of(root)
+    return reader.text(root)
 
 
 _SETS_HOME = re.compile(r"\b(?:for|read|unset|export|declare|local|typeset|readonly|printf|mapfile|select|getopts)\b[^\n]*\bHOME\b")
@@ -144,7 +153,7 @@ class _Reader(WordReader):
         self.level += 1
         kind = node.type
         if kind == "ERROR":
-            self.doubts.append(f"its syntax is not understood at {shown(text_of(node), 60)!r}")
+            self.doubts.append(f"its syntax is not understood at {shown(self.text(node), 60)!r}")
         if kind in {"command", "declaration_command", "unset_command", "test_command"}:
             self._command(node, [])
         elif kind in {"variable_assignment", "variable_assignments"}:
@@ -183,7 +192,7 @@ class _Reader(WordReader):
         for child in node.children[1:]:
             self.visit(child)
         if moved is not None:
-            leaves = operator == "||" and text_of(right).split(maxsplit=1)[:1] in (["exit"], ["return"])
+            leaves = operator == "||" and self.text(right).split(maxsplit=1)[:1] in (["exit"], ["return"])
             self.folders = moved if leaves else _merged(before, self.folders)
 
     def _moved(self, node: Node, before: list[Word | None]) -> list[Word | None] | None:
@@ -209,7 +218,7 @@ class _Reader(WordReader):
     def _function(self, node: Node) -> None:
         """A function: it may be called from anywhere, and any number of times."""
         before, mark = list(self.folders), len(self.commands)
-        name = next((text_of(child) for child in node.children if child.type == "word"), "")
+        name = next((self.text(child) for child in node.children if child.type == "word"), "")
         self._children(node)
         if self.folders != before:
             self.moves_in_function = True
@@ -241,7 +250,7 @@ class _Reader(WordReader):
             one.type.endswith("_redirect") and one.end_byte == other.start_byte and not other.type.endswith("_redirect")
             for one, other in pairs
         )
-        return [f"its words are not understood at {shown(text_of(node), 60)!r}"] if odd else []
+        return [f"its words are not understood at {shown(self.text(node), 60)!r}"] if odd else []
 
     def _assignments(self, node: Node, redirects: Sequence[Node]) -> None:
         parts = [node] if node.type == "variable_assignment" else node.children
@@ -253,17 +262,17 @@ class _Reader(WordReader):
         assigned: list[tuple[str, list[Cell]]] = []
         words: list[Word] = []
         if node.type == "test_command":
-            words = [Word(text_of(children[0])), *(word for child in children[1:-1] for word in self._leaves(child))]
+            words = [Word(self.text(children[0])), *(word for child in children[1:-1] for word in self._leaves(child))]
             children = []
         for group in self._grouped([child for child in children if not child.is_missing]):
             first = group[0]
             if first.type.endswith("_redirect"):
                 if len(group) > 1:
-                    self.doubts.append(f"its words are not understood at {shown(text_of(node), 60)!r}")
+                    self.doubts.append(f"its words are not understood at {shown(self.text(node), 60)!r}")
             elif first.type == "variable_assignment" and not words:
                 assigned.append(self._assigned(group))
             elif node.type in {"declaration_command", "unset_command"} and not words:
-                words.append(Word(text_of(first)))
+                words.append(Word(self.text(first)))
             else:
                 words += words_of(list(self._run(group)))
         self._make(node, words, assigned, [*inside, *redirects])
@@ -271,7 +280,7 @@ class _Reader(WordReader):
     def _assigned(self, group: Sequence[Node]) -> tuple[str, list[Cell]]:
         """An assignment's name and the cells of its value."""
         first = group[0]
-        name, _, _ = text_of(first).partition("=")
+        name, _, _ = self.text(first).partition("=")
         parts = [*first.children[2:], *group[1:]]
         return name.rstrip("+"), list(self._run(parts))
 
@@ -294,7 +303,7 @@ class _Reader(WordReader):
             given = text if text is not None else given
         if not (words or assignments or redirections):
             return
-        command = Command(tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, text_of(node))
+        command = Command(tuple(words), tuple(assignments), tuple(redirections), tuple(self.folders), self.through, self.text(node))
         self.take(command, given)
 
     def take(self, command: Command, given: Word | None = None) -> None:
@@ -347,9 +356,9 @@ class _Reader(WordReader):
         substituted = False
         for child in node.children:
             if child.type == "heredoc_start":
-                start = text_of(child)
+                start = self.text(child)
             elif child.type == "heredoc_body":
-                body = text_of(child)
+                body = self.text(child)
                 substituted = any(part.type != "heredoc_content" for part in child.children)
                 for part in child.children:
                     self.visit(part)
@@ -364,7 +373,7 @@ class _Reader(WordReader):
         return words, opened, Word(body) if literal_body else UNKNOWN
 
     def _substitution(self, node: Node) -> None:
-        text = text_of(node)
+        text = self.text(node)
         if not text.startswith("`"):
             self._children(node)
         elif "\\" in text:

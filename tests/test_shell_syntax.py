@@ -233,6 +233,15 @@ def test_a_program_of_the_same_name_elsewhere_is_another_one() -> None:
     assert decision("./sudo x") == decision("/x/rm $x") == "Ask"
 
 
+def test_words_in_any_script() -> None:
+    assert argvs("écho 'ü ö' \u4f60\u597d{a,b} \U0001f600\u00a0x # ß") == [
+        ["écho", "ü ö", "\u4f60\u597da", "\u4f60\u597db", "\U0001f600\u00a0x"]
+    ]
+    assert argvs("cat <<É\nrm ü\nÉ\nls é") == [["cat"], ["ls", "é"]]
+    assert argvs("é=1 rm") == [["é=1", "rm"]]
+    assert argvs("echo X{\U000d040b") == [["echo", "X{\U000d040b"]]  # a process that reads this with the grammar alone crashes
+
+
 def test_limits() -> None:
     assert not parse("echo " + "{" * 100_000).commands[0].words[1].known
     assert not parse("echo " + "{a,b" * 20_000).commands[0].words[1].known
@@ -348,6 +357,7 @@ _PIECES = st.lists(
 @example("\ud800")
 @example("\x00")
 @example("$'\\ud800'")
+@example("X{\U000d040b")
 def test_reading_never_raises(script: str) -> None:
     read = parse(script)
     assert isinstance(read, Script)
