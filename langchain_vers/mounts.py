@@ -9,7 +9,6 @@ has meanwhile changed the same.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import json
@@ -22,8 +21,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
+from langchain_vers import mount_records
 from langchain_vers._io import io
 from langchain_vers.attachment import HERE
 from langchain_vers.backends.base import Backend
@@ -164,7 +164,7 @@ class CopiedMounts:
     async def _record(self, backend: Backend, mount: Mount, items: dict[str, Item]) -> None:
         token = secrets.token_hex(16)
         text = json.dumps({"host": mount.host, "guest": mount.guest, "items": {path: asdict(item) for path, item in items.items()}})
-        await _in_thread(lambda: _store(token, text))
+        await _in_thread(lambda: mount_records.store(token, text))
         name = _name(mount)
         script = f'umask 077; d={_STATE}; mkdir -p "$d" && printf %s {token} >"$d/{name}.new" && mv "$d/{name}.new" "$d/{name}"'
         await transfer.shell(transfer.End(backend, "/"), script)
@@ -338,7 +338,7 @@ class CopiedMounts:
             return parse_listing((await backend.read(listing)).data)
 
     async def _base(self, mount: Mount, token: str) -> dict[str, Item]:
-        record = await _in_thread(lambda: _load(token))
+        record = await _in_thread(lambda: mount_records.load(token))
         if record is None or record["host"] != mount.host or record["guest"] != mount.guest:
             raise Gone(
                 f"what was copied to {mount.guest} is not known on this machine; copy it home with vers_vm_copy, and compare it yourself"
@@ -394,28 +394,6 @@ def _unpack(scratch: str, goal: str) -> str:
         f"if [ -d {place} ]; then tar -xpof {archive} -C {place}; exit; fi\n"
         f"mkdir -- {tree} && tar -xpof {archive} -C {tree} && mkdir -p -- {shlex.quote(posixpath.dirname(goal))} && mv -- {tree} {place}"
     )
-
-
-def _records() -> Path:
-    state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local/state") / "langchain-vers" / "mounts"
-
-
-def _store(token: str, text: str) -> None:
-    folder = _records()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = folder / f"{token}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123  # no Path: its mode at birth
-        file.write(text)
-    temporary.rename(folder / f"{token}.json")
-
-
-def _load(token: str) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads((_records() / f"{token}.json").read_text())
-        if isinstance(record, dict):
-            return record
-    return None
 
 
 def _hash(path: Path) -> str:
