@@ -67,10 +67,7 @@ def test_the_kernel_s_files_are_covered_after_proc_is_there() -> None:
         [("/a", "/")],
         [("/a", "/mnt/\0")],
         [("/a\0", "/mnt/a")],
-        *(
-            [("/a", f"{name}/x")]
-            for name in ("/proc", "/dev", "/etc", "/usr", "/tmp", "/run", "/sys", "/bin", "/home/agent", "/workspace")
-        ),
+        *([("/a", f"{name}/x")] for name in ("/proc", "/dev", "/etc", "/usr", "/tmp", "/run", "/sys", "/bin", "/home/agent", "/workspace")),
         *([("/a", name)] for name in ("/proc", "/home", "/etc", "/workspace", "/home/agent")),
         [("/a", "/mnt/a"), ("/b", "/mnt/a")],
         [("/a", "/mnt/a"), ("/b", "/mnt/a/b")],
