@@ -10,7 +10,7 @@ import gc
 import io as text_io
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +23,6 @@ from langchain_vers.backends import sessions
 from langchain_vers.backends.base import ExecResult
 from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.errors import BadInput, Denied, Gone, Interrupted, Unreachable
-from langchain_vers.testing.harness import until
 
 ENDLESS = "echo $$ >/tmp/it.pid; echo up; sleep 300"
 
@@ -45,6 +44,12 @@ def relay(dockerd: Dockerd, network: NetworkThread, monkeypatch: pytest.MonkeyPa
     relay = Relay(network, ("127.0.0.1", dockerd.port))
     yield relay
     relay.close()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 async def at_rest(backend: DockerBackend) -> None:
