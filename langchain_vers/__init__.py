@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from langchain_vers.attachment import Attachment
     from langchain_vers.backends.base import Backend, Snapshots
+    from langchain_vers.backends.bubblewrap import BubblewrapBackend
+    from langchain_vers.backends.docker import DockerBackend
+    from langchain_vers.backends.environment import Secret
+    from langchain_vers.backends.gondolin import GondolinBackend
+    from langchain_vers.backends.layered import LayeredBubblewrapBackend
     from langchain_vers.backends.local import LocalBackend
+    from langchain_vers.backends.paths import Mount
+    from langchain_vers.backends.seatbelt import SeatbeltBackend
+    from langchain_vers.backends.ssh import SSHBackend
     from langchain_vers.backends.vers import VersBackend
     from langchain_vers.checkpoint import VersSaver
     from langchain_vers.context import BackendContext
     from langchain_vers.errors import VersError
+    from langchain_vers.middleware import VersMiddleware
     from langchain_vers.platform import VersClient
+    from langchain_vers.policy import Policy
     from langchain_vers.toolkit import VersToolkit
     from langchain_vers.workers import on_branch
 
@@ -25,11 +35,21 @@ _HOMES = {
     "Attachment": "attachment",
     "Backend": "backends.base",
     "BackendContext": "context",
+    "BubblewrapBackend": "backends.bubblewrap",
+    "DockerBackend": "backends.docker",
+    "GondolinBackend": "backends.gondolin",
+    "LayeredBubblewrapBackend": "backends.layered",
     "LocalBackend": "backends.local",
+    "Mount": "backends.paths",
+    "Policy": "policy",
+    "SSHBackend": "backends.ssh",
+    "SeatbeltBackend": "backends.seatbelt",
+    "Secret": "backends.environment",
     "Snapshots": "backends.base",
     "VersBackend": "backends.vers",
     "VersClient": "platform",
     "VersError": "errors",
+    "VersMiddleware": "middleware",
     "VersSaver": "checkpoint",
     "VersToolkit": "toolkit",
     "on_branch": "workers",
@@ -39,11 +59,21 @@ __all__ = [
     "Attachment",
     "Backend",
     "BackendContext",
+    "BubblewrapBackend",
+    "DockerBackend",
+    "GondolinBackend",
+    "LayeredBubblewrapBackend",
     "LocalBackend",
+    "Mount",
+    "Policy",
+    "SSHBackend",
+    "SeatbeltBackend",
+    "Secret",
     "Snapshots",
     "VersBackend",
     "VersClient",
     "VersError",
+    "VersMiddleware",
     "VersSaver",
     "VersToolkit",
     "on_branch",
