@@ -198,8 +198,16 @@ class Sandbox:
                 return session
             pipes.close()
         # Also when nobody waits for it any more, what was begun with the zygote is brought to its end.
-        _, session = await asyncio.shield(self._task(self._open()))
+        _, session = await asyncio.shield(self._task(self._needed()))
         return session
+
+    async def _needed(self) -> tuple[zygote.SessionPipes, Session]:
+        try:
+            return await self._open()
+        except VersError:
+            # Its zygote is stopped, or cannot fork: nothing more is to be had of it.
+            await self.end("it gave no more sessions")
+            raise
 
     async def _open(self) -> tuple[zygote.SessionPipes, Session]:
         async with self._gate.call():
@@ -211,8 +219,6 @@ class Sandbox:
                 return pipes, await self._ready(pipes, mark)
             except VersError:
                 pipes.close()
-                # Its zygote is stopped, or cannot fork: nothing more is to be had of it.
-                await self.end("it gave no more sessions")
                 raise
 
     def _refill(self) -> None:
@@ -224,7 +230,7 @@ class Sandbox:
         try:
             spare = await self._open()
         except VersError:
-            return  # the next call meets the reason itself
+            return  # a command may have taken all that is there for now; the next call meets the reason itself
         finally:
             self._coming -= 1
         if self.alive:
