@@ -243,11 +243,17 @@ async def test_an_error_in_the_clean_up_does_not_hide_the_cancellation() -> None
 def test_keyboard_interrupt_cancels_and_waits() -> None:
     done = script(
         """
-        import asyncio, os, signal
+        import asyncio, os, signal, sys, threading
         from langchain_vers._io import run
+
+        def waits():
+            frame = sys._current_frames()[threading.main_thread().ident]
+            return frame.f_code.co_name == "wait"
 
         async def work():
             try:
+                while not waits():
+                    await asyncio.sleep(0.001)
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(60)
             finally:

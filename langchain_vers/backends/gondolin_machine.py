@@ -144,7 +144,8 @@ class Machine:
         machine = cls(bridge, folder, lock)
         io.at_close(machine, machine.end)
         try:
-            await bridge.send(json.dumps({**config, "checkpoint": base and str(base)}).encode() + b"\n")
+            with contextlib.suppress(Unreachable):  # one that has ended already says why, below
+                await bridge.send(json.dumps({**config, "checkpoint": base and str(base)}).encode() + b"\n")
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 ready = await asyncio.shield(machine._ready)
         except TimeoutError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +74,16 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedVers
     server = EmbeddedVers(tmp_path_factory.mktemp("processes") / "data", "process")
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_the_docker_sdk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The SDK does not close a socket that it could not connect: they are collected here, so that no other test is blamed for them."""
+    yield
+    if request.path.name.startswith("test_docker_"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture(scope="session")
