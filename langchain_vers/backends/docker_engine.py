@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from langchain_vers.backends.docker_options import CAPABILITIES, KEEP_RUNNING, LABEL, REPOSITORY, Shape
+from langchain_vers.backends.frames import Frames
 from langchain_vers.backends.paths import Mount
 from langchain_vers.errors import (
     BadInput,
@@ -268,9 +269,14 @@ class Engine:
     def _run(self, container: str, argv: Sequence[str]) -> None:
         """Run a program of ours as root, and see that it succeeds."""
         made = self._api.exec_create(container, list(argv), user="0")["Id"]
-        output = self._api.exec_start(made)
+        with contextlib.closing(self._attached(made)) as stream:  # the SDK's own way leaves the connection open
+            stream.sock.settimeout(TIMEOUT)
+            output = stream.early
+            while data := stream.sock.recv(65536):
+                output += data
         if code := self._api.exec_inspect(made)["ExitCode"]:
-            raise BadInput(f"{argv[0]} failed in the new container with {code}: {output.decode(errors='replace').strip()[-300:]}")
+            text = b"".join(part for _, part in Frames().feed(output)).decode(errors="replace").strip()
+            raise BadInput(f"{argv[0]} failed in container {container[:12]} with {code}: {text[-300:]}")
 
     def inspect(self, container: str) -> dict[str, Any]:
         """What a container is.
@@ -297,19 +303,20 @@ class Engine:
     def start(self, container: str, argv: Sequence[str], *, user: str | None) -> Hijacked:
         """Start a process with open input; its streams."""
         with self.errors(f"container {container[:12]}"):
-            made = self._api.exec_create(container, list(argv), stdin=True, user=user or "")["Id"]
-            # The SDK says what it returns only loosely: a raw reader over the socket, which holds what it needs; with TLS, the socket.
-            stream: Any = self._api.exec_start(made, socket=True)
-            sock = getattr(stream, "_sock", stream)
-            response = stream._response
-            reader = response.raw._fp.fp
-            sock.setblocking(False)
-            if isinstance(sock, ssl.SSLSocket):
-                sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # an end that the other side has not announced is a break
-            early = b""
-            with contextlib.suppress(BlockingIOError, OSError):
-                early = reader.peek()
-            return Hijacked(made, sock, early, response)
+            return self._attached(self._api.exec_create(container, list(argv), stdin=True, user=user or "")["Id"])
+
+    def _attached(self, process: str) -> Hijacked:
+        # The SDK says what it returns only loosely: a raw reader over the socket, which holds what it needs; with TLS, the socket.
+        stream: Any = self._api.exec_start(process, socket=True)
+        sock = getattr(stream, "_sock", stream)
+        response = stream._response
+        sock.setblocking(False)
+        if isinstance(sock, ssl.SSLSocket):
+            sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # an end that the other side has not announced is a break
+        early = b""
+        with contextlib.suppress(OSError):  # nothing yet
+            early = response.raw._fp.fp.peek()
+        return Hijacked(process, sock, early, response)
 
     def ended(self, container: str, process: str) -> bool:
         """Whether a process has ended while its container lives on, which a further process in it proves."""
