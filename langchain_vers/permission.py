@@ -30,6 +30,8 @@ from langchain_vers.turns import Place, place_of
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext, Route
 
+_LONG = 2000
+"""Characters of a command from which it is not parsed between two events of the I/O loop."""
 By = Literal["model", "user"]
 
 
@@ -55,7 +57,7 @@ async def judge(
     policy = context.policy
     attachment = await context.attachment_at(place)
     needed = policy.needs
-    script = parse(reach.command) if reach.command is not None and "command" in needed else None
+    script = await _script(reach.command) if reach.command is not None and "command" in needed else None
     spots = _spots(reach, script) if "paths" in needed else []
     machine = Machine(attachment.backend, attachment.machine_id)
     if reach.vm is not None:
@@ -72,6 +74,11 @@ async def judge(
             machine, cwd = ground, start or ground.start
     request = Request(tool, arguments, machine, cwd, script, tuple(accesses), by)
     return Verdict(policy.decide(request), request)
+
+
+async def _script(command: str) -> Script:
+    """A command, parsed; a long one in another thread, as that takes its time."""
+    return parse(command) if len(command) < _LONG else await io.blocking(parse, command)
 
 
 def _spots(reach: Reach, script: Script | None) -> list[_Spot]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from tree_sitter import Language, Node
 
 MISSING = 'This policy reads shell commands, and the parser for them is not installed; run: pip install "langchain-vers[policy]"'
-MOST_BYTES = 128 * 1024
+MOST_BYTES = 64 * 1024
 """A longer script is not read; it is a doubt."""
+PARSE_SECONDS = 1.0
+"""How long the grammar may take: some scripts that are none take it quadratic time."""
 _DEPTH = 12
 """How many scripts may be inside of each other."""
 _LEVELS = 100
@@ -56,8 +59,8 @@ def _grammar() -> Language:
     return Language(tree_sitter_bash.language())
 
 
-def _parsed(data: bytes) -> Node:
-    """The syntax tree of a script, whose nodes say where they are; what they say is to be read in `data`.
+def _parsed(data: bytes) -> Node | None:
+    """The syntax tree of a script, whose nodes say where they are; what they say is to be read in `data`. None if that takes too long.
 
     The grammar's scanner asks C's `isdigit` and its like about characters that these do not know, and crashes the process over some
     (tree-sitter-bash 0.25.1: an opening brace, and U+D040B behind it). So it is shown no character that is not ASCII, but in the place of
@@ -65,7 +68,15 @@ def _parsed(data: bytes) -> Node:
     """
     from tree_sitter import Parser  # noqa: PLC0415  # an extra
 
-    return Parser(_grammar()).parse(data.translate(_ASCII)).root_node  # a parser of its own: they are not for several threads
+    shadow, started = data.translate(_ASCII), time.monotonic()
+    try:
+        # A parser of its own, as they are not for several threads. It is only stopped in time if it asks for its text.
+        tree = Parser(_grammar()).parse(
+            lambda offset, point: shadow[offset:], progress_callback=lambda offset, failed: time.monotonic() - started > PARSE_SECONDS
+        )
+    except ValueError:
+        return None
+    return None if tree is None else tree.root_node
 
 
 _ASCII = bytes(range(128)) + b"%" * 128
@@ -105,9 +116,12 @@ def _read(reader: _Reader, script: str) -> None:
     if reader.depth > _DEPTH:
         reader.doubts.append("it has scripts in scripts in scripts")
         return
+    root = _parsed(data)
+    if root is None:
+        reader.doubts.append("it takes too long to read")
+        return
     reader.depth += 1
     outer, reader.data = reader.data, data
-    root = _parsed(data)
     if root.has_error:
         reader.doubts.append(f"its syntax is not understood at {shown(_error_text(reader, root), 60)!r}")
     reader.visit(root)

@@ -186,7 +186,7 @@ def _wrapped(name: str, words: tuple[Word, ...]) -> Runs:
     rest = taken.rest
     if name == "coproc" and len(rest) > 1 and (rest[0].text.isupper() or rest[1].text in {"{", "("}):
         rest = rest[1:]
-    assignments, rest = _assignments(rest[how.skipped :]) if name in {"env", "sudo", "doas"} else ((), rest[how.skipped :])
+    assignments, rest = _assignments(rest[how.skipped :])
     if any(word.spread and not word.known for word in words[1 : len(words) - len(rest)]):
         return Runs(doubts=(f"what {name} runs is not known",))
     if not rest:

@@ -243,8 +243,9 @@ def test_words_in_any_script() -> None:
 
 
 def test_limits() -> None:
-    assert not parse("echo " + "{" * 100_000).commands[0].words[1].known
-    assert not parse("echo " + "{a,b" * 20_000).commands[0].words[1].known
+    assert parse("))" * 30_000).doubts and parse("<<<" * 20_000).doubts
+    assert not parse("echo " + "{" * 60_000).commands[0].words[1].known
+    assert not parse("echo " + "{a,b" * 15_000).commands[0].words[1].known
     assert parse("sed '" + "\n" * 5_000 + "e' f").doubts and parse("sed '" + " " * 400 + "e' f").doubts
     assert parse('"$(' * 2000 + "a" + ')"' * 2000).doubts
     assert parse("a;" * MOST_BYTES).doubts
