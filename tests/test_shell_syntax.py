@@ -15,7 +15,7 @@ from langchain_vers.shell_programs import kinds, known_to_read, touches
 from langchain_vers.shell_script import Script
 from langchain_vers.shell_syntax import MOST_BYTES, parse
 
-EXAMPLES = 10_000 if settings().max_examples > 50 else 300
+EXAMPLES = 10_000 if settings().max_examples > 50 else 100
 """How many in the full run, and by default."""
 CAREFUL = Policy.careful()
 

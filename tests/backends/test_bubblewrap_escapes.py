@@ -49,6 +49,7 @@ class OrdinaryUser(Conformance):
         return Bounds(processes=64, disk=32 * MiB)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not ROOT, reason="an ordinary user has run these tests already")
 class TestWhereAnOrdinaryUserDiffers(OrdinaryUser):
     test_fork_bomb_is_contained = EscapeConformance.test_fork_bomb_is_contained

@@ -251,6 +251,7 @@ async def test_snapshots_restores_and_branches(gondolin: Gondolin) -> None:
 
 
 class TestEnds:
+    @pytest.mark.full
     async def test_close_detaches_and_delete_ends(self, gondolin: Gondolin) -> None:
         before = folders()
         backend = gondolin.backend()

@@ -11,7 +11,9 @@ from langchain_vers._io import on_io, run
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.testing.backends import BackendConformance
-from langchain_vers.testing.harness import Caller, run_sync
+from langchain_vers.testing.commands import CommandConformance
+from langchain_vers.testing.files import FileConformance
+from langchain_vers.testing.harness import Caller, Conformance
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,28 @@ def machine(namespaces: EmbeddedVers) -> Iterator[VersBackend]:
     run(backend.close())
 
 
+@pytest.mark.full
 class TestOverHttp(BackendConformance):
-    """By sync callers too only in the full run, as over SSH."""
+    @pytest.fixture
+    def backend(self, machine: VersBackend) -> Backend:
+        return machine
 
-    @pytest.fixture(params=[pytest.param("sync", marks=pytest.mark.full), "async"])
-    def call(self, request: pytest.FixtureRequest) -> Caller:
-        return run_sync if request.param == "sync" else on_io
+
+class TestSampleOverHttp(Conformance):
+    """What hangs on how the platform passes streams and files on."""
+
+    test_output_is_merged_in_order_of_arrival = CommandConformance.test_output_is_merged_in_order_of_arrival
+    test_output_keeps_every_byte = CommandConformance.test_output_keeps_every_byte
+    test_long_output_is_bounded_and_logged = CommandConformance.test_long_output_is_bounded_and_logged
+    test_large_stdin = CommandConformance.test_large_stdin
+    test_timeout_kills_the_whole_tree = CommandConformance.test_timeout_kills_the_whole_tree
+    test_background_process_lives_on = CommandConformance.test_background_process_lives_on
+    test_contents_come_back = FileConformance.test_contents_come_back
+    test_64_mib = FileConformance.test_64_mib
+
+    @pytest.fixture(params=["async"])
+    def call(self) -> Caller:
+        return on_io
 
     @pytest.fixture
     def backend(self, machine: VersBackend) -> Backend:

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-many = settings(max_examples=10_000 if settings.get_current_profile_name() == "full" else 300)
-"""300, and 10,000 in the full run."""
+many = settings(max_examples=10_000 if settings.get_current_profile_name() == "full" else 100)
+"""100, and 10,000 in the full run."""
