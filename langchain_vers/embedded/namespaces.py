@@ -170,13 +170,20 @@ class NamespacesEngine(Engine):
         _require_name(vm_id)
         link = await self._ready()
         async with self._locks[vm_id], _translated("create", vm_id):
-            async with self._storing:
-                await asyncio.to_thread(self._store_new, vm_id, snapshot)
-            self._specs[vm_id] = spec
+            stored = False
             try:
+                async with self._storing:
+                    storing = asyncio.ensure_future(asyncio.to_thread(self._store_new, vm_id, snapshot))
+                    try:
+                        await asyncio.shield(storing)
+                    finally:
+                        await asyncio.wait([storing])  # a thread goes on when nobody waits for it any more
+                        stored = storing.exception() is None
+                self._specs[vm_id] = spec
                 await self._start(link, vm_id)
             except BaseException:
-                await asyncio.shield(self._erase(link, "vms", vm_id))
+                if stored:
+                    await asyncio.shield(self._erase(link, "vms", vm_id))
                 raise
 
     def _store_new(self, vm_id: str, snapshot: str | None) -> None:
