@@ -22,6 +22,10 @@ from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unre
 
 T = TypeVar("T")
 Ready = Callable[[Process, str], Awaitable[Session]]
+SIDE_BY_SIDE = 6
+"""How many sessions are started at once. An engine starts processes of a container one after the other (Podman holds a lock), so that more
+would only wait there; a call that waits here may get the connection of one that has ended.
+"""
 AFTERMATH_SECONDS = 1.0
 """How long a container in which a command was lost is looked at, whether it ends too."""
 _REMOVED = "restore it from a snapshot, or go on with another backend"
@@ -56,6 +60,7 @@ class Container:
         self._idle: list[Hijacked] = []
         """Connections that wait for a session to be started on them."""
         self._starting: set[asyncio.Task[Session]] = set()
+        self._side_by_side = asyncio.Semaphore(SIDE_BY_SIDE)
         self._closed = False
         self._spares = Spares(self._start, _waits)
 
@@ -170,10 +175,11 @@ class Container:
     async def _started(self) -> Session:
         container = await self.open()
         try:
-            if self._idle:
-                return await self._served(container, self._idle.pop())
-            async with _gate(container).call():
-                return await self._served(container, await self._connected(container))
+            async with self._side_by_side:
+                if self._idle:
+                    return await self._served(container, self._idle.pop())
+                async with _gate(container).call():
+                    return await self._served(container, await self._connected(container))
         except VersError as error:
             await self.explain(error)
             raise
