@@ -94,12 +94,20 @@ class Engine:
     def _connect(self) -> APIClient:
         _sdk()
         import docker  # noqa: PLC0415 - an extra
+        from docker.transport.unixconn import UnixHTTPAdapter  # noqa: PLC0415
         from docker.utils import kwargs_from_env  # noqa: PLC0415
+
+        from langchain_vers.backends.docker_sockets import SocketAdapter  # noqa: PLC0415
 
         class Client(docker.APIClient):
             # Proxies and certificate bundles that this process's environment names for the Web (requests takes the latter even where the
             # SDK says another) are not for the engine; nor is ~/.netrc.
             trust_env = property(lambda _: False, lambda _, __: None)
+
+            def mount(self, prefix: str | bytes, adapter: Any) -> None:  # noqa: ANN401  # one of requests
+                if isinstance(adapter, UnixHTTPAdapter):
+                    adapter = SocketAdapter(adapter.socket_path, adapter.timeout, max_pool_size=adapter.max_pool_size)
+                super().mount(prefix, adapter)
 
         if not self.url.startswith(_SCHEMES):
             raise BadInput(f"DOCKER_HOST is {self.url!r}, of which only unix:// and tcp:// are understood; forward that engine's socket")
