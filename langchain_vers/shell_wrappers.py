@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from langchain_vers.shell_options import Argv, Code, Runs, options
@@ -142,6 +143,19 @@ def inner(name: str | None, words: tuple[Word, ...], given: Word | None) -> Runs
     """What a command runs. `given` is its standard input: None if the script does not say, unknown if that is not worked out."""
     if name is None or name == "":
         return Runs()
+    runs = _inner(name, words, given)
+    return replace(runs, inner=tuple(_assigned(each) if isinstance(each, Argv) else each for each in runs.inner))
+
+
+def _assigned(argv: Argv) -> Argv:
+    """With the `NAME=value` words in front taken for assignments. They are that to some, such as `env`, and a program's name to others;
+    a program that has such a name is not what anybody means, and what stands behind it is judged rather than overlooked.
+    """
+    assignments, rest = _assignments(argv.words)
+    return replace(argv, words=rest, assignments=(*argv.assignments, *assignments))
+
+
+def _inner(name: str, words: tuple[Word, ...], given: Word | None) -> Runs:
     if name in _NEVER_NAMES:
         return Runs(doubts=(f"{name!r} stands where a command is expected",))
     special = SPECIAL.get(name)
@@ -186,12 +200,12 @@ def _wrapped(name: str, words: tuple[Word, ...]) -> Runs:
     rest = taken.rest
     if name == "coproc" and len(rest) > 1 and (rest[0].text.isupper() or rest[1].text in {"{", "("}):
         rest = rest[1:]
-    assignments, rest = _assignments(rest[how.skipped :])
+    rest = rest[how.skipped :]
     if any(word.spread and not word.known for word in words[1 : len(words) - len(rest)]):
         return Runs(doubts=(f"what {name} runs is not known",))
     if not rest:
         return Runs(doubts=(f"{name} starts a shell",)) if name in {"chroot", "unshare", "nsenter"} or taken.has("-s", "-i") else Runs()
-    return Runs((Argv(rest, assignments, taken.value(*how.folder) if how.folder else None, how.here),))
+    return Runs((Argv(rest, (), taken.value(*how.folder) if how.folder else None, how.here),))
 
 
 def _shell(words: tuple[Word, ...], given: Word | None) -> Runs:

@@ -451,6 +451,8 @@ def caught(script: str) -> bool:
 @given(disguised())
 @example('"apt"-ge$"t" install -y x')
 @example("! ! sudo reboot")
+@example("find . -exec X=1 sudo reboot \\;")
+@example("timeout 5 X=1 dd of=/dev/sda")
 @example('"/bin/r"\\m -r /etc')
 def test_a_dangerous_command_is_caught_however_it_is_written(script: str) -> None:
     assert caught(script), script
