@@ -144,7 +144,8 @@ class Machine:
         machine = cls(bridge, folder, lock)
         io.at_close(machine, machine.end)
         try:
-            await bridge.send(json.dumps({**config, "checkpoint": base and str(base)}).encode() + b"\n")
+            with contextlib.suppress(Unreachable):  # it has ended already, and the reason is in what it printed
+                await bridge.send(json.dumps({**config, "checkpoint": base and str(base)}).encode() + b"\n")
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 ready = await asyncio.shield(machine._ready)
         except TimeoutError:
