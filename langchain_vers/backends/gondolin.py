@@ -41,10 +41,12 @@ from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.pool import SessionPool
 from langchain_vers.backends.sessions import Session
 from langchain_vers.backends.shell import ShellBackend
-from langchain_vers.errors import BadInput, Gone, Missing, Unsupported
+from langchain_vers.errors import BadInput, Gone, Missing, Unreachable, Unsupported
 
 __all__ = ["Egress", "GondolinBackend", "Hardware", "HeldSecret", "SSHEgress", "SSHKey"]
 
+_FATE_SECONDS = 3.0
+"""How long a VM that does not answer is watched for its end: the bridge looks twice a second."""
 _REFERENCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -184,7 +186,13 @@ class GondolinBackend(ShellBackend, Snapshots):
     async def _session(self) -> Session:
         if self.machine_id is not None:
             self._found(self.machine_id)
-        return await self._pool.take()
+        try:
+            return await self._pool.take()
+        except Unreachable:
+            # A VM that has died refuses sessions a little before it is known to have.
+            if self.machine_id is not None:
+                await self._found(self.machine_id).settled(_FATE_SECONDS)
+            raise
 
     async def close(self) -> None:
         """Detach. The VM goes on, as does what runs on it."""

@@ -144,7 +144,7 @@ class Machine:
         machine = cls(bridge, folder, lock)
         io.at_close(machine, machine.end)
         try:
-            with contextlib.suppress(Unreachable):  # one that has ended already says why, below
+            with contextlib.suppress(Unreachable):  # it has ended already, and the reason is in what it printed
                 await bridge.send(json.dumps({**config, "checkpoint": base and str(base)}).encode() + b"\n")
             async with asyncio.timeout(seconds + _GRACE_SECONDS):
                 ready = await asyncio.shield(machine._ready)
@@ -171,10 +171,7 @@ class Machine:
             connection = await GondolinConnection.open(self.socket, lambda: environment)
         except Unreachable:
             # The bridge closes its socket a little before it is seen to have ended.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._over.wait()
-            self.check()
+            await self.settled(1.0)
             raise
         self._connections.add(connection)
         connection.ended.add_done_callback(lambda _: self._connections.discard(connection))
@@ -189,6 +186,17 @@ class Machine:
                 f"the Gondolin micro-VM {self.id} does not exist any more: {self.gone}; restore a snapshot, or make a new one",
                 machine_id=self.id,
             )
+
+    async def settled(self, seconds: float) -> None:
+        """Wait that long for its end.
+
+        Raises:
+            Gone: it has come.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        self.check()
 
     async def snapshot(self, target: Path, name: str) -> None:
         """Write its disk as it is now to a checkpoint file of Gondolin's; the VM goes on.

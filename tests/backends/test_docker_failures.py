@@ -24,6 +24,8 @@ from langchain_vers.backends.base import ExecResult
 from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.errors import BadInput, Denied, Gone, Interrupted, Unreachable
 
+pytestmark = pytest.mark.full
+
 ENDLESS = "echo $$ >/tmp/it.pid; echo up; sleep 300"
 
 

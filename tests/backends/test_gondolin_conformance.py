@@ -8,6 +8,7 @@ import pytest
 from rigs.gondolin import Gondolin
 
 from langchain_vers._io import on_io, run
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.gondolin import GondolinBackend
 from langchain_vers.testing.backends import BackendConformance
@@ -17,8 +18,12 @@ from langchain_vers.testing.harness import Caller, run_sync
 @pytest.fixture(scope="module")
 def machine(gondolin: Gondolin) -> Iterator[GondolinBackend]:
     backend = gondolin.backend()
-    yield backend
-    run(backend.delete())
+    with pytest.MonkeyPatch.context() as patch:
+        # On a machine that is busy with other tests, an emulated processor gets little done.
+        patch.setattr(sessions, "ANSWER_SECONDS", 120.0)
+        patch.setattr(sessions, "KILL_SECONDS", 60.0)
+        yield backend
+        run(backend.delete())
 
 
 @pytest.mark.full

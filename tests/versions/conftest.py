@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 from rigs.savers import Database
 
-from langchain_vers import BackendContext
+from langchain_vers import BackendContext, link
 from langchain_vers._io import run
 from versions import machine_claims
 from versions.worlds import World
+
+
+@pytest.fixture(autouse=True)
+def _contexts_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests call a process is a context of its own, which holds nothing together with the others."""
+    monkeypatch.setattr(link, "_exchange", lambda account: link.Exchange())
+    for name in ("gates", "bringing"):
+        monkeypatch.setattr(link.Link, name, property(lambda self, name=name: self.__dict__.setdefault(f"own_{name}", {})))
 
 
 @pytest.fixture
