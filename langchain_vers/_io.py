@@ -37,6 +37,9 @@ class IOThread:
         self._thread: threading.Thread | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
+        self._end_lock = threading.Lock()
+        self._ending = False
+        """The interpreter exits. What its daemon threads begin now nobody would close, nor wait for."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -75,19 +78,26 @@ class IOThread:
         return loop is self._loop and self._thread is not None and self._thread.is_alive()
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Start a coroutine on the I/O thread in a copy of the caller's context. The future cannot be cancelled; `run` and `on_io` can."""
+        """Start a coroutine on the I/O thread in a copy of the caller's context. The future cannot be cancelled; `run` and `on_io` can.
+
+        Raises:
+            RuntimeError: the interpreter is exiting, and this is a thread that is left over.
+        """
         context = contextvars.copy_context()
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         done.set_running_or_notify_cancel()
-        loop = self.loop
         handle = _Handle(done)
 
         def start() -> None:
-            handle.attach(loop.create_task(coro, context=context))
+            handle.attach(asyncio.get_running_loop().create_task(coro, context=context))
 
         done.handle = handle  # type: ignore[attr-defined]  # the future is ours: `_cancel` finds its task here
-        loop.call_soon_threadsafe(start)
-        return done
+        with self._end_lock:
+            if not self._ending or threading.current_thread() is threading.main_thread():  # which runs the other exit handlers
+                self.loop.call_soon_threadsafe(start)
+                return done
+        coro.close()
+        raise RuntimeError("this process is ending: nothing new can be begun")
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the I/O thread and wait for it.
@@ -226,11 +236,19 @@ class IOThread:
                 pool.shutdown(wait=False, cancel_futures=True)
             self._loop = self._thread = self._pool = None
 
+    def end(self) -> None:
+        """At interpreter exit: `close`, and refuse what threads that are left over would begin."""
+        with self._end_lock:
+            self._ending = True
+        self.close()
+
     def after_fork(self) -> None:
         """In a forked child: forget the parent's loop, whose thread does not exist here."""
         self._start_lock = threading.Lock()
+        self._end_lock = threading.Lock()
         self._loop = self._thread = self._pool = None
         self._closers = {}
+        self._ending = False
 
 
 class _Handle:
@@ -259,7 +277,7 @@ class _Handle:
 
 def _start_of_process() -> IOThread:
     made = IOThread()
-    atexit.register(made.close)
+    atexit.register(made.end)
     os.register_at_fork(after_in_child=made.after_fork)
     return made
 

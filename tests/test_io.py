@@ -449,6 +449,36 @@ def test_exit_with_work_under_way() -> None:
     assert_quiet(done, "cleaned\n")
 
 
+def test_what_is_begun_after_the_end() -> None:
+    """A thread that is left over is refused, as nothing that it opened would be closed; an exit handler may still tidy up."""
+    done = script(
+        """
+        import asyncio, atexit, threading
+
+        @atexit.register  # handlers run last in, first out
+        def after() -> None:
+            def late() -> None:
+                for begin in (run, lambda coro: asyncio.run(on_io(coro))):
+                    try:
+                        begin(asyncio.sleep(0))
+                    except RuntimeError as error:
+                        print(error)
+
+            thread = threading.Thread(target=late, daemon=True)
+            thread.start()
+            thread.join()
+            run(asyncio.sleep(0))
+            print("tidied", threading.active_count())
+            io.close()
+
+        from langchain_vers._io import io, on_io, run
+
+        run(asyncio.sleep(0))
+        """
+    )
+    assert_quiet(done, "this process is ending: nothing new can be begun\n" * 2 + "tidied 2\n")
+
+
 def test_exit_with_local_processes(tmp_path: Path) -> None:
     done = script(
         f"""

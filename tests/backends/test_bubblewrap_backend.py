@@ -238,11 +238,11 @@ def test_a_workspace_that_has_grown_too_far(tmp_path: Path) -> None:
         with pytest.raises(DiskFull, match="/workspace"):
             run(backend.exec("i=0; while :; do head -c 1000000 /dev/zero >f$i; i=$((i+1)); done", timeout=60))
         taken = sum(path.stat().st_size for path in tmp_path.iterdir())
-        assert taken < (20 + 16 * 1.5) * MiB
+        assert taken < (20 + 16 * 8) * MiB  # it is looked at now and then, and writes on until it is stopped
         run(shell(backend, "rm f* small; head -c 8000000 /dev/zero >small"))
         with pytest.raises(DiskFull):
             run(backend.exec("i=0; while :; do echo >n$i; i=$((i+1)); done", timeout=120))
-        assert len(list(tmp_path.iterdir())) < 40_000
+        assert len(list(tmp_path.iterdir())) < 150_000
     finally:
         run(backend.close())
 
