@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from langchain_vers.request import ALL_NEEDS, Access, Allow, Ask, Decision, Deny, Machine, Need, Request, matches
-from langchain_vers.shell_programs import kinds, known_to_read
+from langchain_vers.shell.programs import kinds, known_to_read
 
 F = TypeVar("F", bound=Callable[[Request], Decision | None])
 

@@ -21,10 +21,10 @@ from langchain_vers.backends.base import Backend
 from langchain_vers.backends.real_paths import Spot
 from langchain_vers.errors import Denied
 from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
-from langchain_vers.shell_script import Script
-from langchain_vers.shell_syntax import parse
-from langchain_vers.shell_tables import TouchMode
-from langchain_vers.shell_words import Word
+from langchain_vers.shell.script import Script
+from langchain_vers.shell.syntax import parse
+from langchain_vers.shell.tables import TouchMode
+from langchain_vers.shell.words import Word
 from langchain_vers.turns import Place, place_of
 
 if TYPE_CHECKING:

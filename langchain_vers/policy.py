@@ -30,10 +30,10 @@ from langchain_vers.request import (
     RuleLike,
     matches,
 )
-from langchain_vers.shell_programs import kinds
-from langchain_vers.shell_script import Command
-from langchain_vers.shell_syntax import require
-from langchain_vers.shell_tables import Kind
+from langchain_vers.shell.programs import kinds
+from langchain_vers.shell.script import Command
+from langchain_vers.shell.syntax import require
+from langchain_vers.shell.tables import Kind
 
 __all__ = [
     "GUARDED",
@@ -67,7 +67,7 @@ class Rule:
         tools: patterns of tool names, such as "vers_vm_*".
         backends: names of backends.
         commands: patterns of commands, word by word: "git push *" fits any `git push`, as a last `*` stands for any number of words.
-        kinds: kinds of commands, see `shell_programs.Kind`.
+        kinds: kinds of commands, see `shell.tables.Kind`.
         paths: patterns of paths, see `matches`.
         access: which accesses the paths are about.
         by: whose requests.

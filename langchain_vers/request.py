@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_vers.shell_programs import Touch, touches
-from langchain_vers.shell_script import Command, Script
-from langchain_vers.shell_tables import TouchMode
-from langchain_vers.shell_words import Word, joined
+from langchain_vers.shell.programs import Touch, touches
+from langchain_vers.shell.script import Command, Script
+from langchain_vers.shell.tables import TouchMode
+from langchain_vers.shell.words import Word, joined
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langchain_vers.policy import Allow, Deny, Machine, Policy, Request, Rule
-from langchain_vers.shell_programs import kinds, known_to_read, touches
-from langchain_vers.shell_script import Script
-from langchain_vers.shell_syntax import MOST_BYTES, parse
+from langchain_vers.shell.programs import kinds, known_to_read, touches
+from langchain_vers.shell.script import Script
+from langchain_vers.shell.syntax import MOST_BYTES, parse
 
 EXAMPLES = 10_000 if settings().max_examples > 50 else 100
 """How many in the full run, and by default."""

@@ -2,7 +2,7 @@
 
 `parse` reads a script with tree-sitter's grammar of bash and gives every simple command in it, wherever it stands: in pipelines, lists,
 loops, functions, subshells, substitutions, here-documents that have some; and also the commands that other commands run, as
-`bash -c '...'`, `eval`, `sudo`, `xargs` or `find -exec` do (`shell_wrappers.py`). Words are resolved as far as they are literal. Whatever
+`bash -c '...'`, `eval`, `sudo`, `xargs` or `find -exec` do (`wrappers.py`). Words are resolved as far as they are literal. Whatever
 cannot be read to the end is told in `Script.doubts`, so that nothing is taken for harmless because it was not understood.
 
 It reads scripts, it does not run them: what a script computes is unknown, and what the programs do that it starts is not looked into.
@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from langchain_vers.errors import Unsupported
-from langchain_vers.shell_cells import EXPANSIONS, WORDS, WordReader
-from langchain_vers.shell_options import Argv, Code
-from langchain_vers.shell_script import Command, Redirection, Script, shown
-from langchain_vers.shell_words import UNKNOWN, Cell, Word, joined, words_of
-from langchain_vers.shell_wrappers import inner
+from langchain_vers.shell.cells import EXPANSIONS, WORDS, WordReader
+from langchain_vers.shell.options import Argv, Code
+from langchain_vers.shell.script import Command, Redirection, Script, shown
+from langchain_vers.shell.words import UNKNOWN, Cell, Word, joined, words_of
+from langchain_vers.shell.wrappers import inner
 
 if TYPE_CHECKING:
     from tree_sitter import Language, Node

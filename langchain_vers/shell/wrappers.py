@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from langchain_vers.shell_options import Argv, Code, Runs, options
-from langchain_vers.shell_runners import LANGUAGES, SPECIAL, bundled, code, language, python
-from langchain_vers.shell_words import Word
+from langchain_vers.shell.options import Argv, Code, Runs, options
+from langchain_vers.shell.runners import LANGUAGES, SPECIAL, bundled, code, language, python
+from langchain_vers.shell.words import Word
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from langchain_vers.shell_options import Argv, Code, Options, Runs, options
-from langchain_vers.shell_words import UNKNOWN, Word
+from langchain_vers.shell.options import Argv, Code, Options, Runs, options
+from langchain_vers.shell.words import UNKNOWN, Word
 
 LANGUAGES = {
     "perl": ("-e", "-E"), "ruby": ("-e",), "node": ("-e", "-p", "--eval", "--print"), "nodejs": ("-e", "-p", "--eval", "--print"),

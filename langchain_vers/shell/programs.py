@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from langchain_vers.shell_options import options
-from langchain_vers.shell_script import Command
-from langchain_vers.shell_tables import (
+from langchain_vers.shell.options import options
+from langchain_vers.shell.script import Command
+from langchain_vers.shell.tables import (
     ARITHMETIC,
     BY_KIND,
     COPIERS,
@@ -31,7 +31,7 @@ from langchain_vers.shell_tables import (
     Kind,
     TouchMode,
 )
-from langchain_vers.shell_words import UNKNOWN, Word
+from langchain_vers.shell.words import UNKNOWN, Word
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Names of programs, by what they do. Data for `shell_programs.py`, which reads it. Pure."""
+"""Names of programs, by what they do. Data for `programs.py`, which reads it. Pure."""
 
 from __future__ import annotations
 

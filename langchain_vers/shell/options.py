@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from langchain_vers.shell_words import UNKNOWN, Word
+from langchain_vers.shell.words import UNKNOWN, Word
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Words of a shell script as far as they are literal: quotes, escapes and braces are worked out, what only a running shell knows is not.
 
-Pure. `shell_syntax.py` finds the words in a script, `shell_programs.py` says what they mean to the programs that get them.
+Pure. `syntax.py` finds the words in a script, `programs.py` says what they mean to the programs that get them.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from langchain_vers.shell_script import shown
-from langchain_vers.shell_words import Cell, Word, ansi, double_quoted, literal, unquoted, words_of
+from langchain_vers.shell.script import shown
+from langchain_vers.shell.words import Cell, Word, ansi, double_quoted, literal, unquoted, words_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node
