@@ -16,6 +16,7 @@ from typing import Any
 
 from langgraph.types import interrupt
 
+from langchain_vers.backends.premises import Premises
 from langchain_vers.request import Ask, Decision, Deny, Request
 from langchain_vers.turns import Place
 
@@ -24,17 +25,19 @@ _REMEMBERED = 256
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the policy said about a call, and what the call was."""
+    """What the policy said about a call, what the call was, and what was taken for granted of its paths."""
 
     decision: Decision
     request: Request
+    premises: Premises | None = None
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """What holds for a call in the end: the words to refuse it with, or None if it may be carried out."""
+    """What holds for a call in the end: the words to refuse it with, or None if it may be carried out where `premises` hold."""
 
     refusal: str | None = None
+    premises: Premises | None = None
 
 
 _YES = {"yes", "y", "true", "approve", "approved", "accept", "allow", "ok"}
@@ -103,7 +106,7 @@ def refusal(decision: Deny) -> str:
 def too_late(decision: Ask) -> str:
     """What the model is told when a call has to be asked about and cannot be any more."""
     return (
-        f"{_asked(decision)}, and other calls of its message were under way already. Nothing was done; "
+        f"{_asked(decision)}, and other calls of its message were under way already, or its files were moved since. Nothing was done; "
         "repeat this call in a message of its own, and the user will be asked"
     )
 
@@ -116,7 +119,7 @@ def rule(place: Place, verdict: Verdict) -> Ruling:
     """What holds for a call; asks if need be."""
     if isinstance(verdict.decision, Deny):
         return Ruling(refusal(verdict.decision))
-    return Ruling(ask(place, verdict) if isinstance(verdict.decision, Ask) else None)
+    return Ruling(ask(place, verdict) if isinstance(verdict.decision, Ask) else None, verdict.premises)
 
 
 Rulings = Mapping[str, Ruling]

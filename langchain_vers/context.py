@@ -33,6 +33,7 @@ from langchain_vers.backends.environment import Environment, Secret
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.paths import UNMAPPED, Mount, PathMap
+from langchain_vers.backends.premises import Grounds
 from langchain_vers.backends.registry import RESERVED, Registry, Source
 from langchain_vers.backends.vers import Transport, VersBackend, check_transport
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
@@ -159,6 +160,8 @@ class BackendContext:
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
         self.policy = Policy.open() if policy is None else policy
+        self.grounds = Grounds()
+        """What machines have said of where their paths are."""
         self.rounds = Rounds()
         """Who asks for the calls that one task carries out."""
 

@@ -1,8 +1,8 @@
 """The gate that every call passes: what it reaches for is found out, the policy decides, and a person is asked where it says so.
 
-`judge` runs on the I/O thread: it looks up on the machine where the paths of a call really are, and has the policy decide. `asking.py` does
-the rest where the call was made, in LangGraph's task, for that is where `interrupt()` works. Tools go through both in `tools/base.py`;
-`permit` and `apermit` are the same for commands that are no tool calls, such as those that a user types.
+`judge` runs on the I/O thread: it finds out where the paths of a call really are on the machine (see `backends.premises`), and has the
+policy decide. `asking.py` does the rest where the call was made, in LangGraph's task, for that is where `interrupt()` works. Tools go
+through both in `tools/base.py`; `permit` and `apermit` are the same for commands that are no tool calls, such as those that a user types.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from langchain_vers._io import io
 from langchain_vers.asking import Verdict, ask, refusal
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
-from langchain_vers.backends.real_paths import Spot
-from langchain_vers.errors import Denied
+from langchain_vers.backends.premises import Ground, Premises, Spot
+from langchain_vers.backends.shell import ShellBackend
+from langchain_vers.errors import Denied, VersError
 from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
 from langchain_vers.shell.script import Script
 from langchain_vers.shell.syntax import parse
@@ -47,9 +48,18 @@ class _Spot:
 
 
 async def judge(
-    context: BackendContext, place: Place, tool: str, arguments: Mapping[str, Any], reach: Reach, *, by: By = "model"
+    context: BackendContext,
+    place: Place,
+    tool: str,
+    arguments: Mapping[str, Any],
+    reach: Reach,
+    *,
+    by: By = "model",
+    look: bool = False,
 ) -> Verdict:
     """Have the policy decide about a call. Coroutine of the I/O thread; changes nothing on any machine.
+
+    What is allowed may be so on premises that the machine has to be told with the call. With `look`, all is looked up.
 
     Raises:
         VersError: the machine does not answer, or the thread's place cannot be told; then nothing may be done either.
@@ -64,16 +74,58 @@ async def judge(
         machine = Machine("vers", await context.resolve_vm(reach.vm))
     elsewhere = machine.machine_id != attachment.machine_id or machine.backend != attachment.backend
     cwd = None if elsewhere else attachment.cwd
+    if spots and not elsewhere and not any(spot.at for spot in spots):
+        request = Request(tool, arguments, machine, cwd, script, by=by)
+        verdict = None if look else await _judged_here(context, place, request, spots, look=False)
+        # A path that leads elsewhere than it seems can only make it worse: what is not allowed anyhow is worth a look.
+        if verdict is None or not isinstance(verdict.decision, Allow):
+            verdict = await _judged_here(context, place, request, spots, look=True)
+        assert verdict is not None
+        return verdict
     accesses: list[Access] = []
     for at in dict.fromkeys(spot.at for spot in spots):
         backend, start = await _backend(context, place, at or ("vm" if elsewhere else ""), machine, cwd)
         there = machine if at == "" else Machine(backend.name, backend.machine_id)
-        found, ground = await _located(backend, there, start, [spot for spot in spots if spot.at == at])
+        here = _Asked([spot for spot in spots if spot.at == at])
+        ground = await real_paths.look_up(backend, start, here.spots)
+        found, there = here.accesses(ground, there)
         accesses += found
         if at == "":
-            machine, cwd = ground, start or ground.start
+            machine, cwd = there, start or there.start
     request = Request(tool, arguments, machine, cwd, script, tuple(accesses), by)
     return Verdict(policy.decide(request), request)
+
+
+async def _judged_here(context: BackendContext, place: Place, request: Request, spots: list[_Spot], *, look: bool) -> Verdict | None:
+    """The verdict on a call all of whose paths are on its thread's machine; without a `look` None if it needs one."""
+    route = await context.route(place)
+    asked = _Asked([replace(spot, word=_mapped(route, spot.word)) for spot in spots])
+    given = route.cwd or getattr(route.backend, "home", None)
+    known = route.attachment.backend, route.backend.machine_id
+    checks = isinstance(route.backend, ShellBackend) and route.backend.checks_premises
+    if look:
+        ground = await real_paths.look_up(route.backend, route.cwd, asked.spots)
+        if checks:
+            context.grounds.learn(known, given, asked.spots, ground)
+    guess = context.grounds.guess(known, given, asked.spots) if checks else None
+    if not look:
+        if guess is None:
+            return None
+        ground = guess[0]
+    premises = None if guess is None or guess[0].real != ground.real else guess[1]
+    accesses, machine = asked.accesses(ground, request.machine)
+    request = replace(request, machine=machine, cwd=route.cwd or machine.start, accesses=tuple(accesses))
+    return Verdict(context.policy.decide(request), request, premises)
+
+
+def _mapped(route: Route, word: Word) -> Word:
+    """A path that the tool is going to translate, as the machine will see it."""
+    if not route.paths or not word.known or word.pattern or word.home:
+        return word
+    try:
+        return replace(word, text=route.paths.argument(word.text))
+    except VersError:
+        return word  # the tool will refuse it
 
 
 async def _script(command: str) -> Script:
@@ -108,33 +160,57 @@ async def _backend(context: BackendContext, place: Place, at: str, machine: Mach
     return route.backend, route.cwd
 
 
-async def _located(backend: Backend, machine: Machine, cwd: str | None, spots: list[_Spot]) -> tuple[list[Access], Machine]:
-    """The accesses that these paths are, and the machine that they are on."""
-    known = [spot for spot in spots if spot.word.known and "\0" not in spot.word.text]
-    asked = list(dict.fromkeys(Spot(spot.word.text, spot.word.home, spot.word.pattern) for spot in known))
-    ground = await real_paths.look_up(backend, cwd, asked)
-    machine = replace(machine, home=ground.home, start=ground.start, workspace=(ground.start,))
-    real = dict(zip(asked, ground.real, strict=True))
-    found: list[Access] = []
-    for spot in spots:
-        word = spot.word
-        access = Access("", spot.mode, False, spot.deep, str(word), machine)
-        paths = real.get(Spot(word.text, word.home, word.pattern)) if spot in known else None
-        if paths is None:
-            found.append(access)
-            continue
-        if not word.pattern:
-            base = ground.home + word.text if word.home else posixpath.join(ground.cwd, word.text)
-            paths = tuple(dict.fromkeys((*paths, "/" + posixpath.normpath(base).lstrip("/"))))
-        found += [replace(access, path=path, known=True) for path in paths]
-    return list(dict.fromkeys(found)), machine
+class _Asked:
+    """Paths of a call that are on one machine."""
+
+    def __init__(self, paths: list[_Spot]) -> None:
+        self._paths = paths
+        self.spots = list(dict.fromkeys(_spot(path.word) for path in paths if _sayable(path.word)))
+        """What the machine can be asked about."""
+
+    def accesses(self, ground: Ground, machine: Machine) -> tuple[list[Access], Machine]:
+        """The accesses that these paths are, and the machine that they are on, given what it says."""
+        machine = replace(machine, home=ground.home, start=ground.start, workspace=(ground.start,))
+        real = dict(zip(self.spots, ground.real, strict=True))
+        found: list[Access] = []
+        for each in self._paths:
+            word = each.word
+            access = Access("", each.mode, False, each.deep, str(word), machine)
+            paths = real.get(_spot(word)) if _sayable(word) else None
+            if paths is None:
+                found.append(access)
+                continue
+            if not word.pattern:
+                base = ground.home + word.text if word.home else posixpath.join(ground.cwd, word.text)
+                paths = tuple(dict.fromkeys((*paths, "/" + posixpath.normpath(base).lstrip("/"))))
+            found += [replace(access, path=path, known=True) for path in paths]
+        return list(dict.fromkeys(found)), machine
 
 
-async def hidden(context: BackendContext, route: Route, folder: str, cwd: str | None, names: Iterable[str]) -> set[str]:
-    """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them."""
+def _spot(word: Word) -> Spot:
+    return Spot(word.text, word.home, word.pattern)
+
+
+def _sayable(word: Word) -> bool:
+    return word.known and "\0" not in word.text
+
+
+async def hidden(
+    context: BackendContext, route: Route, folder: str, cwd: str | None, names: Iterable[str], *, premises: Premises | None = None
+) -> set[str]:
+    """Those of the files below a folder that the policy does not let be read as a matter of course: a search must not tell of them.
+
+    `premises`: what the machine has confirmed when it searched.
+    """
     if context.policy.trivial or "paths" not in context.policy.needs:
         return set()
-    ground = await real_paths.look_up(route.backend, cwd, [Spot(folder)])
+    guess = context.grounds.guess(
+        (route.attachment.backend, route.backend.machine_id), cwd or getattr(route.backend, "home", None), [Spot(folder)]
+    )
+    if guess is not None and premises is not None and premises.cover(guess[1]):
+        ground = guess[0]
+    else:
+        ground = await real_paths.look_up(route.backend, cwd, [Spot(folder)])
     base = (ground.real[0] or (ground.cwd,))[0]
     machine = Machine(route.attachment.backend, route.attachment.machine_id, ground.home, ground.start, (ground.start,))
 

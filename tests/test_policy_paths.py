@@ -12,7 +12,8 @@ from langchain_core.messages import ToolMessage
 from langchain_vers._io import io, run
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.local import LocalBackend
-from langchain_vers.backends.real_paths import Spot
+from langchain_vers.backends.paths import Mount
+from langchain_vers.backends.premises import Spot
 from langchain_vers.policy import Access, Allow, Ask, Decision, Deny, Machine, Policy, Protected, Request, Rule, matches
 from langchain_vers.toolkit import VersToolkit
 
@@ -173,6 +174,21 @@ def test_rules_of_ones_own_come_first(place: Path) -> None:
     assert "it is night" in one(tools, "write", path="x", content="").content
     assert outcome(one(tools, "bash", command="curl x")) == "asked"
     toolkit.close()
+
+
+def test_a_path_that_is_translated_is_judged_as_the_machine_sees_it(make_toolkit: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "notes").write_text("secret")
+    (folder / "open").write_text("fine")
+    inside = str(tmp_path / "inside")
+    toolkit = make_toolkit(policy=Policy(Rule(Deny("not these"), paths=[f"{inside}/notes"])), mounts=[Mount(str(folder), inside, "copy")])
+    tools = toolkit.get_tools()
+    one(tools, "vers_vm_create")
+    for path in (f"{folder}/notes", f"{inside}/notes"):
+        for tool, arguments in (("read", {"path": path}), ("grep", {"path": path, "pattern": "s"})):
+            assert "not these" in one(tools, tool, **arguments).content
+    assert one(tools, "read", path=f"{folder}/open").content == "fine"
 
 
 def test_what_searches_find_in_protected_files_is_left_out(place: Path) -> None:

@@ -6,7 +6,8 @@ call. It needs a POSIX sh and coreutils (or busybox); where there is bash, bash 
 
 Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the
 directory that it left, `d<code>` its exit status, `r` the watcher has let go, `k` everything has been killed, `x<reason>` it was not
-started (`cwd`: there is no such directory, `claimed`: its caller has given up on it, `owner`: another process has taken over the machine).
+started (`cwd`: there is no such directory, `claimed`: its caller has given up on it, `owner`: another process has taken over the machine,
+`paths`: a path of the call is not where it was taken to be).
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that
@@ -115,6 +116,26 @@ __vers_mine() {
   [ "$__o" = "$2" ] || return 1
   [ -z "$1" ] || printf '%s %s %s\n' "$1" "$2" "$3" 1<>"$__state"
 } 2>/dev/null
+
+# Fails unless $HOME is $1, the directory $2 (empty: $HOME) really is $3, and no part of any further path, seen from there, is a symlink.
+__vers_straight() {
+  [ "$HOME" = "$1" ] || return 1
+  __p=$PWD
+  cd -P -- "${2:-$HOME}" 2>/dev/null || return 1
+  __d=$PWD
+  cd -- "$__p"
+  [ "$__d" = "$3" ] || return 1
+  [ "$__d" != / ] || __d=
+  shift 3
+  for __p; do
+    case $__p in /*) __q= ;; *) __q=$__d ;; esac
+    while [ -n "$__p" ]; do
+      [ -z "${__p%%/*}" ] || __q=$__q/${__p%%/*}
+      [ ! -L "$__q" ] || return 1
+      case $__p in */*) __p=${__p#*/} ;; *) __p= ;; esac
+    done
+  done
+}
 
 __vers_look() {
   __vers_state
@@ -356,9 +377,18 @@ def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, comma
     The owner may be silent for `seconds` while it runs, and for `after` once a command has ended.
     """
     guard = call("mine", version, owner, f"{min(seconds, 999_999):06d}").rstrip(b"\n")
-    refusal = rb"{ printf 'xowner\0' >&2; exit 0; }" if command else b"__vers_fail owner"
     mine = f"__mine='{version} {owner} {min(after, 999_999):06d}'; ".encode() if command and version is not None else b""
-    return guard + b" || " + refusal + b"; " + mine + line
+    return guard + _or_refuse("owner", command) + mine + line
+
+
+def straight(line: bytes, home: str, given: str | None, cwd: str, paths: Sequence[str], *, command: bool) -> bytes:
+    """The same call for a machine where `$HOME` is `home`, `given` is really at `cwd`, and no part of these paths is a symlink."""
+    return call("straight", home, given, cwd, *paths).rstrip(b"\n") + _or_refuse("paths", command) + line
+
+
+def _or_refuse(reason: str, command: bool) -> bytes:
+    """What follows a check: the end of the session if it fails."""
+    return f" || {{ printf 'x{reason}\\0' >&2; exit 0; }}; ".encode() if command else f" || __vers_fail {reason}; ".encode()
 
 
 def program(line: bytes) -> tuple[list[str], str]:

@@ -39,6 +39,7 @@ class LocalBackend(ShellBackend):
     """
 
     name = "local"
+    checks_premises = False
 
     def __init__(self, root: str | os.PathLike[str] | None = None, *, env: Environment | None = None, inherit: Inherit = ()) -> None:
         self._root = None if root is None else str(Path(root).absolute())

@@ -10,42 +10,16 @@ import glob
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from langchain_vers._io import io
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
+from langchain_vers.backends.premises import Ground, Spot
 from langchain_vers.errors import ServerFault
 
 MOST_MATCHES = 500
 """How many paths a pattern may stand for; more are not known."""
 _SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A path to be looked up: relative to the working directory, or to the home directory; or a pattern of such paths."""
-
-    text: str
-    home: bool = False
-    pattern: bool = False
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What a machine says of itself and of the paths that it was asked about.
-
-    Attributes:
-        home: the home directory.
-        start: where commands start by default.
-        cwd: the working directory.
-        real: for each path where it really is (several for a pattern), None if that cannot be told.
-    """
-
-    home: str
-    start: str
-    cwd: str
-    real: tuple[tuple[str, ...] | None, ...]
 
 
 async def look_up(backend: Backend, cwd: str | None, spots: Sequence[Spot]) -> Ground:
@@ -59,10 +33,10 @@ async def look_up(backend: Backend, cwd: str | None, spots: Sequence[Spot]) -> G
     start = getattr(backend, "home", None)
     result = await backend.exec(_script(start, spots), cwd=cwd, timeout=_SECONDS)
     fields = result.tail.decode("utf-8", "surrogateescape").split("\0")
-    if result.exit_code != 0 or result.truncated or len(fields) < 4 or fields[-1] != "":
+    if result.exit_code != 0 or result.truncated or len(fields) < 5 or fields[-1] != "":
         detail = result.tail[-300:].decode("utf-8", "replace").strip() or f"exit code {result.exit_code}"
         raise ServerFault(f"the machine could not say where the paths of the call are: {detail}", machine_id=backend.machine_id)
-    home, first, here, *rest = fields[:-1]
+    home_as_set, home, first, here, *rest = fields[:-1]
     real: list[tuple[str, ...] | None] = []
     current: list[str] = []
     for entry in rest:
@@ -73,12 +47,12 @@ async def look_up(backend: Backend, cwd: str | None, spots: Sequence[Spot]) -> G
         current = []
     if len(real) != len(spots):
         raise ServerFault("the machine did not answer about all paths of the call; try again", machine_id=backend.machine_id)
-    return Ground(home, first, here, tuple(real))
+    return Ground(home, home_as_set, first, here, tuple(real))
 
 
 def _here(home: str, start: str, cwd: str, spots: tuple[Spot, ...]) -> Ground:
     here = os.path.realpath(cwd)
-    home = os.path.realpath(home)
+    home_as_set, home = home, os.path.realpath(home)
 
     def real(spot: Spot) -> tuple[str, ...] | None:
         path = home + spot.text if spot.home else os.path.join(here, spot.text)  # noqa: PTH118  # `..` and a trailing "/" are kept
@@ -95,7 +69,7 @@ def _here(home: str, start: str, cwd: str, spots: tuple[Spot, ...]) -> Ground:
         except (OSError, ValueError):
             return None
 
-    return Ground(home, os.path.realpath(start), here, tuple(real(spot) for spot in spots))
+    return Ground(home, home_as_set, os.path.realpath(start), here, tuple(real(spot) for spot in spots))
 
 
 # `readlink -f` fails where more than the last part does not exist: what is there is resolved, and the rest put behind it. A name that
@@ -136,6 +110,7 @@ __here=$PWD
 def _script(start: str | None, spots: Sequence[Spot]) -> str:
     lines = [
         _FUNCTIONS.replace("%d", str(MOST_MATCHES)),
+        "printf '%s\\0' \"$HOME\"",
         '__real "$HOME"',
         f"__real {shlex.quote(start) if start else chr(34) + '$HOME' + chr(34)}",
     ]

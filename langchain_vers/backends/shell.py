@@ -23,6 +23,7 @@ from langchain_vers.backends import guest, sessions
 from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
 from langchain_vers.backends.environment import resolved
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
+from langchain_vers.backends.premises import Misplaced, Premises
 from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, DiskFull, Interrupted, Missing, TakenOver, Unreachable, VersError
@@ -35,6 +36,9 @@ class ShellBackend(Backend):
     """The primitives over sessions. A subclass implements `_session` (and `close`)."""
 
     _guard: Guard | None = None
+    _premises: Premises | None = None
+    checks_premises = True
+    """Whether all of its work goes through sessions, which look whether premises hold."""
     silence = "look whether it runs"
     """What to do when the machine does not answer, for errors."""
     orphans = "and the machine kills what is left of it"
@@ -76,11 +80,13 @@ class ShellBackend(Backend):
         variables = {**resolved(self.environment, os.environ), **_checked_env(env or {})}
         prelude = guest.exports(variables)
         if stdin:
-            stored = await self._store_stdin(stdin, cwd)
+            stored = await self.expecting(None)._store_stdin(stdin, cwd)
             prelude = f"{prelude}{'; ' if prelude else ''}exec <{stored}; rm -f {stored}"
         limit = None if timeout is None else math.ceil(timeout + sessions.BACKSTOP_SECONDS)
         line = guest.call("exec", command, cwd or self.home, prelude, guest.KEEP_LINES, guest.KEEP_BYTES, limit)
-        line = self._worded(line if self._guard is None else self._guard.around(line, command=True, seconds=timeout))
+        if self._guard is not None:
+            line = self._guard.around(line, command=True, seconds=timeout)
+        line = self._worded(line if self._premises is None else self._premises.around(line, command=True))
         session, reconnects = await self._begin(line)
         running, end = await self._follow(session, timeout, on_output)
         if end is End.LOST and not running.control.begun and await self._withdrawn(session):
@@ -88,7 +94,9 @@ class ShellBackend(Backend):
             reconnects += 1
             running, end = await self._follow(session, timeout, on_output)
         if stdin and end is End.REFUSED:  # the command did not come to remove it
-            await self.exec(f"rm -f {stored}", cwd="/")
+            await self.expecting(None).exec(f"rm -f {stored}", cwd="/")
+        if self._premises is not None and end is not End.REFUSED:
+            self._premises.met = True
         return self._result(running, end, cwd, reconnects)
 
     def _worded(self, line: bytes) -> bytes:
@@ -147,6 +155,8 @@ class ShellBackend(Backend):
         control, tail = running.control, running.tail
         if end is End.REFUSED and control.refused == "pipe":
             raise DiskFull(f"{self._where} has no room for what a command needs in its folder for temporary files; nothing was run")
+        if end is End.REFUSED and control.refused == "paths":
+            raise self._misplaced()
         if end is End.REFUSED and control.refused == "owner":
             raise TakenOver(f"another process has taken over {self._where}; nothing was run", machine_id=self.machine_id)
         if end is End.REFUSED:
@@ -210,7 +220,19 @@ class ShellBackend(Backend):
             machine_id=self.machine_id,
         )
 
-    # --- whose the machine is ---
+    # --- what must hold on the machine ---
+
+    def expecting(self, premises: Premises | None) -> Self:
+        """The same machine, over the same connections, for the parts of one call, which raise `Misplaced` if these do not hold there."""
+        view = copy.copy(self)
+        view._premises = premises
+        return view
+
+    def _misplaced(self) -> Misplaced:
+        return Misplaced(
+            f"a path of the call was moved on {self._where} while the call was being checked; nothing was done: try again",
+            machine_id=self.machine_id,
+        )
 
     def guarded(self, guard: Guard) -> Self:
         """The same machine, over the same connections, for calls that may only be carried out while it is their process's."""
@@ -289,6 +311,8 @@ class ShellBackend(Backend):
         """
         if self._guard is not None:
             line = self._guard.around(line, command=False, changes=changes)
+        if self._premises is not None:
+            line = self._premises.around(line, command=False)
         try:
             answer = await self._answer(path, line, payload)
         except DeadlineExceeded:
@@ -298,8 +322,12 @@ class ShellBackend(Backend):
                 raise
             answer = await self._answer(path, line, payload)
         header, _, rest = answer.partition(b"\n")
+        if header == b"!paths":
+            raise self._misplaced()
         if header[:1] != b"+":
             raise path_error(path, header[1:].decode(errors="replace"), self._where, self.machine_id)
+        if self._premises is not None and changes:
+            self._premises.met = True
         return header[1:], rest
 
     async def _answer(self, path: str, line: bytes, payload: bytes | None) -> bytes:

@@ -29,6 +29,8 @@ from pydantic_core import to_jsonable_python
 from langchain_vers._io import io
 from langchain_vers.asking import Ruling, Rulings, Verdict, rule, too_late
 from langchain_vers.attachment import Attachment
+from langchain_vers.backends.premises import Misplaced, Premises
+from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.context import BackendContext, Route
 from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.permission import judge
@@ -77,19 +79,27 @@ class Call:
     attachment: Attachment | None = None
     """Where the call was sent, once it asked for its route; also when that failed."""
     taken: Route | None = None
+    premises: Premises | None = None
+    """What must hold on the machine when the call begins there."""
 
     async def route(self) -> Route:
         """Where this call goes; remembered for the artifact."""
         self.attachment = await self.context.attachment_at(self.place)
         self.taken = await self.context.route(self.place, self.attachment)
         self.attachment = self.taken.attachment
-        return self.taken
+        return self._expecting(self.taken)
+
+    def _expecting(self, route: Route) -> Route:
+        if self.premises is None:
+            return route
+        assert isinstance(route.backend, ShellBackend)
+        return replace(route, backend=route.backend.expecting(self.premises))
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[Route]:
         """Around a call that may change the machine: where it goes."""
         async with self.context.changing(self.place, await self.route()) as route:
-            yield route
+            yield self._expecting(route)
 
     def variables(self) -> dict[str, str]:
         """What a command of this call is given, beside what its backend gives to all."""
@@ -318,20 +328,23 @@ async def _carry_out(
     streamed = _Streamed(call)
     call.emit = streamed.emit
 
-    async def attempt() -> Answer | Verdict:
+    async def attempt(look: bool = False) -> Answer | Verdict:
         settled = ruling
-        if settled is None and not call.context.policy.trivial:
-            verdict = await _judge(call.context, call.place, spec, arguments)
-            if isinstance(verdict.decision, Ask) and not late:
+        if look or (settled is None and not call.context.policy.trivial):
+            verdict = await _judge(call.context, call.place, spec, arguments, look=look)
+            if isinstance(verdict.decision, Ask) and not late and ruling is None:
                 return verdict
             settled = Ruling(too_late(verdict.decision)) if isinstance(verdict.decision, Ask) else rule(call.place, verdict)
         if settled is not None and settled.refusal is not None:
             raise Denied(settled.refusal)
+        call.premises = None if settled is None else settled.premises
         return await spec.run(call, **arguments)
 
     try:
         try:
             answer = await attempt()
+        except Misplaced:  # nothing was done; a symlink is where none was thought of
+            answer = await attempt(look=True)
         except (TakenOver, Gone) as error:  # nothing was done; what is known of the machine is out of date
             await call.context.retake(call.place, error)
             answer = await attempt()
@@ -392,10 +405,10 @@ def _fit_to_show(call: Call, redactor: Redactor, content: Content) -> Content:
     return blocks
 
 
-async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any]) -> Verdict:
+async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any], *, look: bool = False) -> Verdict:
     fields = spec.arguments.model_fields
     given = {name: value for name, value in arguments.items() if name not in fields or value != fields[name].default}
-    return await judge(context, place, spec.name, to_jsonable_python(given), spec.reach(arguments))
+    return await judge(context, place, spec.name, to_jsonable_python(given), spec.reach(arguments), look=look)
 
 
 def _left(call: Call) -> dict[str, Any]:

@@ -80,7 +80,7 @@ async def grep(
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
-    secret = await hidden(call.context, route, where, cwd, [match.path for match in found.matches])
+    secret = await hidden(call.context, route, where, cwd, [match.path for match in found.matches], premises=call.premises)
     matches = [match for match in found.matches if match.path not in secret]
     formatted = format_matches(select(matches, glob), limit=search.limit, context=search.context, complete=found.complete)
     lines = formatted.text.split("\n")
