@@ -11,20 +11,18 @@ thread.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import SecretStr
 
-from langchain_vers import workers
+from langchain_vers import naming, status, workers
 from langchain_vers._io import io, on_io, run
 from langchain_vers.asking import Rounds
 from langchain_vers.attachment import HERE, Attachment
@@ -32,70 +30,28 @@ from langchain_vers.backends.base import Backend
 from langchain_vers.backends.environment import Environment, Secret
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
-from langchain_vers.backends.paths import UNMAPPED, Mount, PathMap
+from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.premises import Grounds
-from langchain_vers.backends.registry import RESERVED, Registry, Source
+from langchain_vers.backends.registry import Registry, Source
 from langchain_vers.backends.vers import Transport, VersBackend, check_transport
-from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
+from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
 from langchain_vers.mounts import Change, CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
 from langchain_vers.redaction import Redactor
+from langchain_vers.route import Route
 from langchain_vers.trunk import Account
 from langchain_vers.turns import Place, Turns
 from langchain_vers.variables import Variables
-from langchain_vers.versions import Arrival, Versions
+from langchain_vers.versions import Versions
 from langchain_vers.whereabouts import Whereabouts
 
 ENTRANCE_SECONDS = 60.0
 """How long a registered backend may take to answer when a thread goes there."""
-STATUS_SECONDS = 3.0
-"""How long `status` may take to learn a machine's state."""
 THREAD_LABEL = "langchain-vers-thread"
 """The label that tells which thread made a VM."""
-_OWN_LABELS = "langchain-vers-"
-"""Labels that name no VM: a thread's id may be the beginning of another VM's."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """Where a call goes: a live backend, and the attachment that led there."""
-
-    backend: Backend
-    attachment: Attachment
-    arrival: Arrival | None = None
-    """What it took to have the machine where the conversation is; None for machines that are not versioned."""
-    paths: PathMap = UNMAPPED
-    """Which folders of the host the machine has under which names."""
-
-    @property
-    def cwd(self) -> str | None:
-        """Where commands start and relative paths begin; None is the backend's own default."""
-        return self.attachment.cwd
-
-    def locate(self, path: str) -> tuple[str, str | None]:
-        """A path as the backend takes it, and the directory that it is relative to. `~` is the home directory of the machine itself.
-
-        A path of the host that the machine sees under another name is translated.
-
-        Raises:
-            BadInput: the path begins with `~` and a user's name, or leads through a folder of the host with `..`.
-            Denied: it is a private path of the host.
-        """
-        if not path.startswith("~"):
-            return self.paths.argument(path) if self.paths else path, self.cwd
-        tilde, _, rest = path.partition("/")
-        if tilde != "~":
-            raise BadInput(
-                f"{path} begins with another user's home, which is not looked up; give the whole path, or ./{path} for that name"
-            )
-        rest = rest.lstrip("/")
-        user_home: str | None = getattr(self.backend, "user_home", None)
-        if user_home is not None:  # its commands start elsewhere than at home
-            return f"{user_home}/{rest}", None
-        return rest or ".", None
 
 
 SetTo = Callable[[Attachment], None]
@@ -153,7 +109,8 @@ class BackendContext:
         )
         self.link = Link(account)
         """What is held open, with other contexts of the same account. To be used on the I/O thread."""
-        self._home_vm = vm
+        self.home_vm = vm
+        """The name of the VM that every thread is attached to from the start."""
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
         self.registry = Registry()
@@ -243,16 +200,7 @@ class BackendContext:
         Raises:
             BadInput, Gone: as `versions_of`, and as `resolve_vm` for the VM that every thread is attached to.
         """
-        versions = self.versions_of(place)
-        told = self.whereabouts._told.get(place.holder)
-        if told is not None:
-            return told
-        found = self.whereabouts.remembered(place.holder)
-        if versions is not None and place.position is not None:
-            found = versions.ledger.place(place.position) or (found if place.lane else None)
-        elif place.recalled is not None and self.whereabouts._calls.get(place.holder) != place.recalled[0]:
-            found = place.recalled[1]
-        return found or (None if place.lane else await self._beginning())
+        return self.whereabouts.glance(place, self.versions_of(place)) or (None if place.lane else await self._beginning())
 
     async def opened(self, attachment: Attachment) -> Backend | None:
         """The backend of an attachment, as far as nothing has to be opened for that. Coroutine of the I/O thread."""
@@ -266,13 +214,13 @@ class BackendContext:
 
     async def _beginning(self) -> Attachment:
         """Where threads begin."""
-        if self._home_vm is None:
+        if self.home_vm is None:
             return HERE
-        return Attachment(backend="vers", machine_id=await self.resolve_vm(self._home_vm))
+        return Attachment(backend="vers", machine_id=await self.resolve_vm(self.home_vm))
 
     def _is_beginning(self, attachment: Attachment) -> bool:
         here = attachment == HERE or (attachment.backend == "local" and attachment == HERE.moved(cwd=self.local.home))
-        return here and self._home_vm is None
+        return here and self.home_vm is None
 
     async def backend_of(self, attachment: Attachment) -> Backend:
         """The live backend of an attachment; its connections open on first use."""
@@ -493,22 +441,7 @@ class BackendContext:
         Raises:
             Gone: no VM is meant. BadInput: several are.
         """
-        name = await asyncio.to_thread(_alias, name.strip())
-        if not name:
-            raise BadInput("the VM's name is empty; give an id, the beginning of one, or a label (see vers_vms)")
-        if _UUID.fullmatch(name):
-            return name.lower()
-        vms = await (await self.client()).list_vms()
-        found = [vm.vm_id for vm in vms if _labelled(vm.labels or {}, name)]
-        bare = name.lower().replace("-", "")
-        found = found or [vm.vm_id for vm in vms if vm.vm_id.replace("-", "").startswith(bare)]
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise Gone(f"there is no VM with the id, label or alias {name!r}; vers_vms lists those that exist")
-        raise BadInput(
-            f"{name!r} means {len(found)} VMs ({', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}); give more of the id"
-        )
+        return await naming.find(name, self.client)
 
     def forget_vm(self, vm_id: str, *, running: bool = False) -> None:
         """Give back the connections to a VM that was deleted, or paused; `running` lets calls that are under way keep theirs to their end.
@@ -563,40 +496,16 @@ class BackendContext:
     def status(self, config: RunnableConfig | None = None) -> str:
         """One line for a prompt or a status bar, such as "vers: 3f2a91c07b1e running, /root/app" or "vers: offline". Never raises."""
         try:
-            return run(self._status(_thread(config)))
+            return run(status.line(self, _thread(config)))
         except Exception:  # a status line must not break what it decorates
             return "vers: offline"
 
     async def astatus(self, config: RunnableConfig | None = None) -> str:
         """See `status`."""
         try:
-            return await on_io(self._status(_thread(config)))
+            return await on_io(status.line(self, _thread(config)))
         except Exception:  # a status line must not break what it decorates
             return "vers: offline"
-
-    async def _status(self, thread: str | None) -> str:
-        attachment = self.whereabouts.remembered(thread)
-        place = f", {attachment.cwd}" if attachment is not None and attachment.cwd else ""
-        if attachment is not None and attachment.backend not in RESERVED:
-            return f"{attachment.backend}: {attachment.machine_id or 'in use'}{place}"
-        machine_id = attachment.machine_id if attachment is not None and attachment.backend == "vers" else None
-        try:
-            async with asyncio.timeout(STATUS_SECONDS):
-                client = await self.client(start=False)
-                if attachment is None and self._home_vm is not None:
-                    machine_id = await self.resolve_vm(self._home_vm)
-                if machine_id is None:
-                    return f"vers: {len(await client.list_vms())} VM(s)"
-                state = str((await client.get_vm(machine_id)).state)
-        except Gone:
-            if machine_id is None:
-                return f"vers: no VM {self._home_vm}"
-            state = "deleted"
-        except (VersError, TimeoutError):
-            if machine_id is None:
-                return "vers: offline"
-            state = "offline"
-        return f"vers: {short_id(machine_id or '')} {state}{place}"
 
     def close(self) -> None:
         """Give back all connections and processes of this side; destroys no machine. The context can be used again afterwards."""
@@ -633,28 +542,6 @@ def _versioned(attachment: Attachment) -> bool:
     return attachment.backend == "vers" and attachment.machine_id is not None and not attachment.shared
 
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-def short_id(vm_id: str) -> str:
-    """The first 12 hex digits of a VM's id, as people and status lines write it."""
-    return vm_id.replace("-", "")[:12]
-
-
 def _thread(config: RunnableConfig | None) -> str | None:
     thread = ((config or {}).get("configurable") or {}).get("thread_id")
     return None if thread is None else str(thread)
-
-
-def _labelled(labels: Mapping[str, str], name: str) -> bool:
-    return any(name in {value, f"{key}={value}"} for key, value in labels.items() if not key.startswith(_OWN_LABELS))
-
-
-def _alias(name: str) -> str:
-    """What an alias of the Vers CLI stands for; the name itself if it is none. A broken alias file is no aliases."""
-    try:
-        aliases = json.loads((Path.home() / ".vers" / "aliases.json").read_text())
-    except (OSError, ValueError, RuntimeError):
-        return name
-    target = aliases.get(name) if isinstance(aliases, dict) else None
-    return target if isinstance(target, str) else name

@@ -29,7 +29,8 @@ from langchain_vers.shell.words import Word
 from langchain_vers.turns import Place, place_of
 
 if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext, Route
+    from langchain_vers.context import BackendContext
+    from langchain_vers.route import Route
 
 _LONG = 2000
 """Characters of a command from which it is not parsed between two events of the I/O loop."""

@@ -23,7 +23,8 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime
 
-from langchain_vers.context import BackendContext, short_id
+from langchain_vers.context import BackendContext
+from langchain_vers.naming import short_id
 from langchain_vers.tools import shell
 from langchain_vers.tools.base import build
 from langchain_vers.turns import USER_COMMAND, messages_of

@@ -80,6 +80,18 @@ class Whereabouts:
         self._remember(place.holder, found, place.call_id)
         return found
 
+    def glance(self, place: Place, versions: Versions | None) -> Attachment | None:
+        """Where a call would find its thread, without taking note of anything; None if that is where threads begin, or not made yet."""
+        told = self._told.get(place.holder)
+        if told is not None:
+            return told
+        found = self.remembered(place.holder)
+        if versions is not None and place.position is not None:
+            return versions.ledger.place(place.position) or (found if place.lane else None)
+        if place.recalled is not None and self._calls.get(place.holder) != place.recalled[0]:
+            return place.recalled[1]
+        return found
+
     def move(self, place: Place, versions: Versions | None, attachment: Attachment) -> None:
         """A call moves its thread."""
         self._remember(place.holder, attachment, place.call_id)

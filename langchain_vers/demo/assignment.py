@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from langchain_vers._io import on_io
-from langchain_vers.context import short_id
 from langchain_vers.demo.ground import Ground
 from langchain_vers.errors import VersError
+from langchain_vers.naming import short_id
 
 TASK = """\
 Work on a VM of your own; use the tools.

@@ -11,8 +11,8 @@ from typing import Any
 
 from langchain_core.messages import ToolMessage
 
-from langchain_vers.context import short_id
 from langchain_vers.demo.scripted import Results, Step, Unexpected, succeeded
+from langchain_vers.naming import short_id
 
 REQUEST = "Keep the books of a month on a VM: there are 100 coins; pay the rent and the power, and say what is left."
 OTHER_REQUEST = "No: pay the rent only, and buy tea."

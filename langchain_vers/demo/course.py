@@ -9,9 +9,9 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
 
-from langchain_vers.context import short_id
 from langchain_vers.demo.screen import Row, Screen
 from langchain_vers.demo.scripted import Step, Unexpected
+from langchain_vers.naming import short_id
 
 _ESSENTIAL = ("command", "path", "pattern", "commit_id", "source", "vm_id", "name", "state")
 _STREAMING = {"bash", "vers_vm_exec", "vers_vm_copy"}

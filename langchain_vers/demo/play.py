@@ -16,7 +16,6 @@ from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, ToolMessage
 
-from langchain_vers.context import short_id
 from langchain_vers.demo import assignment, story, time_travel
 from langchain_vers.demo.course import Course, messages_in, output_in, rows_of
 from langchain_vers.demo.ground import Ground, prepared
@@ -25,6 +24,7 @@ from langchain_vers.demo.options import DemoOptions
 from langchain_vers.demo.screen import Branch, Row, Screen
 from langchain_vers.demo.scripted import ScriptedModel, Step, Unexpected, judge, succeeded
 from langchain_vers.errors import Denied, VersError
+from langchain_vers.naming import short_id
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

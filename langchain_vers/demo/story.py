@@ -11,8 +11,8 @@ from typing import Any
 
 from langchain_core.messages import ToolMessage
 
-from langchain_vers.context import short_id
 from langchain_vers.demo.scripted import Results, Step, Unexpected, succeeded
+from langchain_vers.naming import short_id
 
 REQUEST = "Write a small program with a test on a VM, make the test pass, save the VM, and try something on a branch of it."
 

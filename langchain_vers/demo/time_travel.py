@@ -23,13 +23,13 @@ from langchain_core.messages import messages_from_dict
 from langchain_vers._io import on_io
 from langchain_vers.commands import database
 from langchain_vers.commands.history import print_history
-from langchain_vers.context import short_id
 from langchain_vers.demo import bookkeeping as books
 from langchain_vers.demo.course import Course, rows_of
 from langchain_vers.demo.ground import Ground
 from langchain_vers.demo.screen import Row, Screen
 from langchain_vers.demo.scripted import judge
 from langchain_vers.history import build
+from langchain_vers.naming import short_id
 
 _LINE_BYTES = 2**22
 _END_SECONDS = 10.0

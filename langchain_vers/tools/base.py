@@ -31,11 +31,12 @@ from langchain_vers.asking import Ruling, Rulings, Verdict, rule, too_late
 from langchain_vers.attachment import Attachment
 from langchain_vers.backends.premises import Misplaced, Premises
 from langchain_vers.backends.shell import ShellBackend
-from langchain_vers.context import BackendContext, Route
+from langchain_vers.context import BackendContext
 from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.permission import judge
 from langchain_vers.redaction import RedactedStream, Redactor
 from langchain_vers.request import Ask, Reach
+from langchain_vers.route import Route
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 

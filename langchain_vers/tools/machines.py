@@ -14,10 +14,12 @@ from pydantic import Field
 
 from langchain_vers import idle
 from langchain_vers.attachment import HERE, Attachment
-from langchain_vers.context import BackendContext, Route, short_id
+from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
+from langchain_vers.naming import short_id
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
 from langchain_vers.request import Reach
+from langchain_vers.route import Route
 from langchain_vers.tools import transfer
 from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size
