@@ -38,7 +38,7 @@ class IOThread:
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
         self._end_lock = threading.Lock()
-        self._ending = False
+        self.ending = False
         """The interpreter exits. What its daemon threads begin now nobody would close, nor wait for."""
 
     @property
@@ -93,7 +93,7 @@ class IOThread:
 
         done.handle = handle  # type: ignore[attr-defined]  # the future is ours: `_cancel` finds its task here
         with self._end_lock:
-            if not self._ending or threading.current_thread() is threading.main_thread():  # which runs the other exit handlers
+            if not self.ending or threading.current_thread() is threading.main_thread():  # which runs the other exit handlers
                 self.loop.call_soon_threadsafe(start)
                 return done
         coro.close()
@@ -221,8 +221,8 @@ class IOThread:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-                    if not self._closers:
-                        break  # otherwise a connection was just being opened, and wants to be closed as well
+                    if not self._closers and len(asyncio.all_tasks()) == 1:
+                        break  # otherwise a connection was just being opened, or a child told to end, and wants to be seen through as well
                 await loop.shutdown_asyncgens()
                 await asyncio.sleep(0)  # connections that were given up while they were being opened close their sockets in the next round
 
@@ -239,7 +239,7 @@ class IOThread:
     def end(self) -> None:
         """At interpreter exit: `close`, and refuse what threads that are left over would begin."""
         with self._end_lock:
-            self._ending = True
+            self.ending = True
         self.close()
 
     def after_fork(self) -> None:
@@ -248,7 +248,7 @@ class IOThread:
         self._end_lock = threading.Lock()
         self._loop = self._thread = self._pool = None
         self._closers = {}
-        self._ending = False
+        self.ending = False
 
 
 class _Handle:

@@ -20,6 +20,9 @@ from langchain_vers.backends.shell import ShellBackend, check_version
 from langchain_vers.errors import Unreachable
 
 T = TypeVar("T")
+_LAST_SECONDS = 1.0
+"""How long the end of the process waits for a child that was told to end."""
+_reaping: set[asyncio.Task[None]] = set()
 
 
 class LocalBackend(ShellBackend):
@@ -153,11 +156,22 @@ class LocalProcess(Pipes):
         except (AttributeError, OSError):  # not Linux, or an old kernel: wait for it in a thread
             io.in_background(self._child.wait)
             return
+        task = self._loop.create_task(self._reap(descriptor))
+        _reaping.add(task)
+        task.add_done_callback(_reaping.discard)
 
-        def reap() -> None:
+    async def _reap(self, descriptor: int) -> None:
+        ended = asyncio.Event()
+        self._loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:  # the loop ends: the child has been told to end as well, and is about to
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await ended.wait()
+            raise
+        finally:
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
-            with contextlib.suppress(ChildProcessError):
-                self._child.wait()
-
-        self._loop.add_reader(descriptor, reap)
+            if self._child.poll() is None and io.ending:
+                self._child.returncode = 0  # a command that was left running outlives this process; else a warning would say so
