@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from langchain_vers.embedded import base_system, foundation, layers
 from langchain_vers.embedded.engine import Engine, EngineError, MachineSpec
@@ -27,6 +28,8 @@ from langchain_vers.embedded.foundation import Foundation
 from langchain_vers.embedded.obstacles import known_obstacles
 from langchain_vers.embedded.warden_link import GuestProcess, WardenError, WardenLink
 from langchain_vers.errors import BadInput, DiskFull
+
+T = TypeVar("T")
 
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -175,9 +178,8 @@ class NamespacesEngine(Engine):
                 async with self._storing:
                     storing = asyncio.ensure_future(asyncio.to_thread(self._store_new, vm_id, snapshot))
                     try:
-                        await asyncio.shield(storing)
+                        await _to_its_end(storing)
                     finally:
-                        await asyncio.wait([storing])  # a thread goes on when nobody waits for it any more
                         stored = storing.exception() is None
                 self._specs[vm_id] = spec
                 await self._start(link, vm_id)
@@ -203,7 +205,8 @@ class NamespacesEngine(Engine):
     async def _start(self, link: WardenLink, vm_id: str) -> None:
         assert self._foundation is not None
         memory = self._specs.get(vm_id, MachineSpec()).mem_size_mib
-        plan = await asyncio.to_thread(foundation.plan, self._disks, self._foundation, self._trees, vm_id, memory)
+        planning = asyncio.to_thread(foundation.plan, self._disks, self._foundation, self._trees, vm_id, memory)
+        plan = await _to_its_end(asyncio.ensure_future(planning))
         self._running[vm_id] = asyncio.get_running_loop().create_future()
         starting = asyncio.ensure_future(link.request("start", vm=vm_id, plan=plan))
         try:
@@ -380,6 +383,14 @@ class NamespacesEngine(Engine):
             )
         except WardenError as error:
             raise EngineError(f"{argv[0]} cannot be started in machine {vm_id}: {error.strerror}.") from error
+
+
+async def _to_its_end(work: asyncio.Future[T]) -> T:
+    """Await what a thread does; cancelled, wait for the thread all the same, which goes on writing when nobody waits for it any more."""
+    try:
+        return await asyncio.shield(work)
+    finally:
+        await asyncio.wait([work])
 
 
 def _require_name(name: str) -> None:
