@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -125,18 +128,27 @@ def matches(access: Access, patterns: Sequence[str]) -> bool:
 
     A pattern without "/" is about names in any folder (".env", "*.pem"); one with it is a whole path, which may begin with "~".
     """
+    names, places = _compiled(tuple(patterns), access.machine.home)
     parts = [part for part in access.path.split("/") if part]
-    folders = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    if names is not None and any(map(names.match, parts)):
+        return True
+    if places is None:
+        return False
+    folders = itertools.accumulate(parts, lambda folder, part: f"{folder}/{part}", initial="")
+    return any(map(places.match, folders if parts else "/"))
+
+
+@functools.lru_cache(128)
+def _compiled(patterns: tuple[str, ...], home: str | None) -> tuple[re.Pattern[str] | None, re.Pattern[str] | None]:
+    """What fits the patterns about names, and those about whole paths."""
+    names, places = [], []
     for pattern in patterns:
         bare = pattern.rstrip("/") or "/"
         if "/" not in bare and not bare.startswith("~"):
-            if any(fnmatch.fnmatchcase(part, bare) for part in parts):
-                return True
-            continue
-        whole = bare if not bare.startswith("~") else f"{access.machine.home or '~'}{bare[1:]}"
-        if any(fnmatch.fnmatchcase(folder, whole) for folder in folders) or (whole == "/" and not parts):
-            return True
-    return False
+            names.append(fnmatch.translate(bare))
+        else:
+            places.append(fnmatch.translate(bare if not bare.startswith("~") else f"{home or '~'}{bare[1:]}"))
+    return (re.compile("|".join(names)) if names else None, re.compile("|".join(places)) if places else None)
 
 
 @dataclass(frozen=True)
