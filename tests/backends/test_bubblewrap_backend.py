@@ -34,8 +34,12 @@ MiB = 1024 * 1024
 
 
 @pytest.fixture(autouse=True)
-def _installed() -> None:
+def _installed(tmp_path: Path) -> Iterator[None]:
+    """What others leave in the folder for temporary files is not ours."""
     require("bwrap", "bubblewrap")
+    with tempfile.TemporaryDirectory(prefix="v") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture
