@@ -95,12 +95,16 @@ def ask(place: Place, verdict: Verdict) -> str | None:
     if words is None:
         return None
     said = f": {words}" if words else ""
+    if verdict.request.by == "user":
+        return f"This command was rejected{said}. Nothing was done"
     return f"The user rejected this call{said}. Nothing was done; do not try the same again in other words"
 
 
-def refusal(decision: Deny) -> str:
-    """What the model is told of a denial."""
-    return f"The policy does not allow this: {decision.reason}. Nothing was done; choose another way, or tell the user what you need"
+def refusal(verdict: Verdict) -> str:
+    """What whoever asked is told of a denial: the model, or the person."""
+    assert isinstance(verdict.decision, Deny)
+    said = f"The policy does not allow this: {verdict.decision.reason}. Nothing was done"
+    return said if verdict.request.by == "user" else f"{said}; choose another way, or tell the user what you need"
 
 
 def too_late(decision: Ask) -> str:
@@ -118,7 +122,7 @@ def _asked(decision: Ask) -> str:
 def rule(place: Place, verdict: Verdict) -> Ruling:
     """What holds for a call; asks if need be."""
     if isinstance(verdict.decision, Deny):
-        return Ruling(refusal(verdict.decision))
+        return Ruling(refusal(verdict))
     return Ruling(ask(place, verdict) if isinstance(verdict.decision, Ask) else None, verdict.premises)
 
 

@@ -256,6 +256,6 @@ async def apermit(
 def _settle(place: Place, verdict: Verdict) -> None:
     if isinstance(verdict.decision, Allow):
         return
-    text = refusal(verdict.decision) if isinstance(verdict.decision, Deny) else ask(place, verdict)
+    text = refusal(verdict) if isinstance(verdict.decision, Deny) else ask(place, verdict)
     if text is not None:
         raise Denied(text, machine_id=verdict.request.machine.machine_id)

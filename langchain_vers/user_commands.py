@@ -1,6 +1,7 @@
 """Commands of the person: a message that starts with `!` goes to the thread's machine and not to the model.
 
 `!make test` runs where a tool call of the model would run now, under the same policy and, with a `VersSaver`, as part of the same versions.
+Rules of the policy can tell it from the model's calls: it is a call of `bash` by the user (`Rule(..., by="user")`).
 Command and output are put into the conversation for the model to read with the person's next message; the model is not asked to answer
 a command. `!!make test` does the same, and the model never sees either. This is what the coding agents do that people know.
 
@@ -129,11 +130,14 @@ def user_commands(context: BackendContext, *, timeout: float | None = None) -> R
 
 
 class Commands:
-    """Runs the command of a state's last message by the tool `bash`: whatever holds for the model's calls holds for it."""
+    """Runs the command of a state's last message by the tool `bash`: whatever holds for the model's calls holds for it.
+
+    A person who has to be asked is asked by an interrupt of the node, and the command runs once when the graph is resumed.
+    """
 
     def __init__(self, context: BackendContext, timeout: float | None = None) -> None:
         spec = next(spec for spec in shell.SPECS if spec.name == "bash")
-        self._bash = build(spec, context, lambda name, arguments: False)
+        self._bash = build(spec, context, lambda name, arguments: False, by="user")
         self._limit = {} if timeout is None else {"timeout": timeout}
 
     def run(self, state: object, config: RunnableConfig) -> list[HumanMessage]:
@@ -180,7 +184,8 @@ def _result(command: UserCommand, answer: ToolMessage) -> HumanMessage:
     artifact = answer.artifact if isinstance(answer.artifact, dict) else {}
     shown = f"$ {command.command}\n{answer.text}"
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
-    text = f"I ran a command {_where(artifact)}:\n\n{fence}console\n{shown}\n{fence}"
+    what = "I gave a command, and it was not let through" if artifact.get("error") == "Denied" else f"I ran a command {_where(artifact)}"
+    text = f"{what}:\n\n{fence}console\n{shown}\n{fence}"
     return _answer(command, text, command.hidden, call_id=answer.tool_call_id, artifact=artifact)
 
 

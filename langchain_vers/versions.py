@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.backends.gate import Gate
-from langchain_vers.backends.stamps import Guard, Stamp, this_process
+from langchain_vers.backends.stamps import Guard, Stamp
 from langchain_vers.backends.vers import VersBackend
 from langchain_vers.database import Database
 from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
 from langchain_vers.ledger import Ledger
+from langchain_vers.owners import Owner
 from langchain_vers.records import Record, Snapshot, sharing
 from langchain_vers.steps import Closing, Key, Live, Position, Step
 
@@ -60,6 +61,7 @@ class Versions:
         self.policy = policy
         self._database = database
         self._lease = lease
+        self._owner = Owner(self)
 
     # --- calls ---
 
@@ -145,13 +147,18 @@ class Versions:
             live = self.ledger.machines.get(machine_id)
             if live is None or live.taken:
                 return
-            self._check_lease(machine_id, await (await self.context.machine(machine_id)).look())
-            await self._take(machine_id, live.build or live.version)
+            async with self._found(machine_id):
+                await self._take(machine_id, live.build or live.version)
             live.taken = True
 
+    def works_on(self, machine_id: str) -> bool:
+        """See `owners.Worker`."""
+        live = self.ledger.machines.get(machine_id)
+        return live is not None and bool(live.calls) and not live.tainted
+
     def guard(self, version: str | None) -> Guard:
-        """What lets calls pass while the machine is this process's."""
-        return Guard(this_process(), self._lease, version)
+        """What lets calls pass while the machine is this process's, and its saver's."""
+        return Guard(self._owner.name, self._lease, version)
 
     @asynccontextmanager
     async def changing(self, position: Position, machine_id: str, backend: VersBackend) -> AsyncIterator[VersBackend]:
@@ -200,7 +207,7 @@ class Versions:
             return
         async with self._bringing(machine_id):
             stamp = await (await self.context.machine(machine_id)).look()
-            if live is not None and not live.tainted and (stamp is None or stamp.owner == this_process()):
+            if live is not None and not live.tainted and (stamp is None or self._owner.owns(stamp)):
                 if stamp is None:  # a command has removed the line, or it is a new machine that has none yet
                     await self._take(machine_id, live.build or live.version)
             else:
@@ -228,28 +235,22 @@ class Versions:
                 machine_id=machine_id,
             )
         try:
-            stamp = await (await self.context.machine(machine_id, attachment.host_key)).look()
+            async with self._found(machine_id, attachment.host_key, patient=True) as stamp:
+                held = None if stamp is None else stamp.version
+                if held is not None and (wanted is None or wanted.version is None):
+                    # Somebody versioned it before. If it was this thread, its first version is what a checkpoint without one means.
+                    wanted = await io.blocking(self._database.baseline, thread, machine_id) or wanted
+                version = None if wanted is None else wanted.version
+                if version == held or (version is None and (live is None or not live.tainted)):
+                    await self._take(machine_id, held)
+                    committed = wanted is not None and version is not None and wanted.commit is not None
+                    self.ledger.adopted(machine_id, Live(held, committed=committed, root=position.path[0]))
+                    return Arrival(attachment)
+                why = f"VM {machine_id} has moved on since this point of the conversation"
         except Gone:
             if wanted is None or (wanted.commit or wanted.version) is None:
                 raise
             why = f"VM {machine_id} does not exist any more"
-        else:
-            patience = time.monotonic() + GRACE_SECONDS
-            while stamp is not None and stamp.holds() > 0 and time.monotonic() < patience:
-                await asyncio.sleep(_POLL_SECONDS)  # a turn of the other process may just have ended
-                stamp = await (await self.context.machine(machine_id)).look()
-            self._check_lease(machine_id, stamp)
-            held = None if stamp is None else stamp.version
-            if held is not None and (wanted is None or wanted.version is None):
-                # Somebody versioned it before. If it was this thread, its first version is what a checkpoint without one means.
-                wanted = await io.blocking(self._database.baseline, thread, machine_id) or wanted
-            version = None if wanted is None else wanted.version
-            if version == held or (version is None and (live is None or not live.tainted)):
-                await self._take(machine_id, held)
-                committed = wanted is not None and version is not None and wanted.commit is not None
-                self.ledger.adopted(machine_id, Live(held, committed=committed, root=position.path[0]))
-                return Arrival(attachment)
-            why = f"VM {machine_id} has moved on since this point of the conversation"
         restored = await self._restored(position.path[-1], attachment, wanted, nearest, why)
         took = _since(started)
         commit = restored.commit or ""
@@ -258,11 +259,34 @@ class Versions:
         self.ledger.brought_back(position, machine_id, restored, took, commit)
         return Arrival(restored, f"{why}; this ran on VM {restored.machine_id}, restored from commit {commit}", took, commit)
 
+    @asynccontextmanager
+    async def _found(self, machine_id: str, host_key: str | None = None, *, patient: bool = False) -> AsyncIterator[Stamp | None]:
+        """What a machine carries that may be taken, while no other saver of this process begins a call on it.
+
+        Raises:
+            Conflict: another process, or another saver of this one, works on it. `patient`: and did so for a while.
+        """
+        backend = await self.context.machine(machine_id, host_key)
+        stamp = await backend.look()
+        patience = time.monotonic() + (GRACE_SECONDS if patient else 0.0)
+        while self._owner.waits(machine_id, stamp) > 0 and time.monotonic() < patience:
+            await asyncio.sleep(_POLL_SECONDS)  # a turn of the other one may just have ended
+            stamp = await backend.look()
+        self._check_lease(machine_id, stamp)
+        if not self._owner.is_neighbour(stamp):
+            yield stamp
+            return
+        async with self.gate(machine_id).commit():
+            stamp = await backend.look()
+            self._check_lease(machine_id, stamp)
+            yield stamp
+
     def _check_lease(self, machine_id: str, stamp: Stamp | None) -> None:
-        left = 0 if stamp is None else stamp.holds()
+        left = self._owner.waits(machine_id, stamp)
         if left > 0:
+            who = "another saver of this process" if self._owner.is_neighbour(stamp) else "another process"
             raise Conflict(
-                f"another process works on VM {machine_id} for this conversation; nothing was run: wait for it, or try again in {left} s, "
+                f"{who} works on VM {machine_id} for this conversation; nothing was run: wait for it, or try again in {left} s, "
                 "when its lease runs out if it has fallen silent",
                 machine_id=machine_id,
             )
@@ -293,7 +317,7 @@ class Versions:
             await client.label_vm(machine_id, await io.blocking(self.labels, key.thread))
             await client.wait_until_running(machine_id, deadline=BOOT_SECONDS)
             backend = await self.context.machine(machine_id, attachment.host_key)
-            await backend.take(Stamp(version, this_process(), int(self._lease)))
+            await backend.take(Stamp(version, self._owner.name, int(self._lease)))
         except BaseException:
             self.context.forget_vm(machine_id)
             with contextlib.suppress(VersError):
@@ -315,7 +339,7 @@ class Versions:
 
     async def _take(self, machine_id: str, version: str | None, seconds: int | None = None) -> None:
         backend = await self.context.machine(machine_id)
-        await backend.take(Stamp(version, this_process(), int(self._lease) if seconds is None else seconds))
+        await backend.take(Stamp(version, self._owner.name, int(self._lease) if seconds is None else seconds))
 
     async def _baseline(self, position: Position, machine_id: str, backend: VersBackend) -> None:
         """Commit a machine before the first call that changes it, if it has no version yet: for a crash to go back to.
@@ -392,7 +416,7 @@ class Versions:
                     machine_id=machine_id,
                 )
             new = version or str(uuid.uuid4())
-            mine = stamp is not None and stamp.owner == this_process()
+            mine = stamp is not None and self._owner.owns(stamp)
             await self._take(machine_id, new, stamp.seconds if stamp is not None and mine else 0)  # no turn begins by this
             error = await self._commit(key.thread, machine_id, new)
             if error is not None:
@@ -440,9 +464,9 @@ class Versions:
         try:
             backend = await self.context.machine(machine_id)
             stamp = await backend.look()
-            if stamp is not None and stamp.version == version and stamp.owner == this_process():
+            if stamp is not None and stamp.version == version and self._owner.owns(stamp):
                 return None
-            if stamp is not None and stamp.holds() > 0:
+            if stamp is not None and not self._owner.owns(stamp) and stamp.left() > 0:
                 return f"another process has taken over VM {machine_id}"
             await self._take(machine_id, version)
         except VersError as error:
@@ -471,8 +495,8 @@ class Versions:
                 live.held = False
                 backend = await self.context.machine(machine_id)
                 stamp = await backend.look()
-                if stamp is not None and stamp.owner == this_process() and stamp.version == live.version:
-                    await backend.take(Stamp(live.version, this_process(), 0))
+                if stamp is not None and self._owner.owns(stamp) and stamp.version == live.version:
+                    await backend.take(Stamp(live.version, self._owner.name, 0))
 
 
 def replace_record(closing: Closing, **changes: Any) -> Closing:  # noqa: ANN401  # fields of a record

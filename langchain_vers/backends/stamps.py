@@ -1,8 +1,9 @@
 """Whose a machine is and what its content is called, written on the machine itself, so that it moves, branches and is rewound with it.
 
-A versioned machine carries one line: the name of its content, the process that works on it, and for how many seconds that process may fall
-silent. Every guarded call checks it, and one that changes the machine writes it, in the same round trip as its work and before it. So after
-a crash the machine tells whether it has moved past a checkpoint, and a process that was given up for dead cannot act on it any more.
+A versioned machine carries one line: the name of its content, its owner (the books of a process that works on it), and for how many seconds
+that owner may fall silent. Every guarded call checks it, and one that changes the machine writes it, in the same round trip as its work and
+before it. So after a crash the machine tells whether it has moved past a checkpoint, and an owner that was given up for dead, or was taken
+over from, cannot act on it any more.
 """
 
 from __future__ import annotations
@@ -39,11 +40,9 @@ class Stamp:
         """As it is written, each word of fixed length."""
         return self.version or NO_VERSION, self.owner, f"{min(self.seconds, 999_999):06d}"
 
-    def holds(self) -> int:
-        """Seconds for which another process must keep away; 0 if it need not: its owner released it, or is known to be dead."""
-        if self.owner in {NOBODY, this_process()} or _dead(self.owner):
-            return 0
-        return max(0, self.seconds - self.age)
+    def left(self) -> int:
+        """Seconds for which others than its owner must keep away; 0 if they need not: it was released, or its owner is known to be dead."""
+        return 0 if self.owner == NOBODY or _dead(self.owner) else max(0, self.seconds - self.age)
 
 
 def parse_stamp(header: bytes) -> Stamp | None:
@@ -76,24 +75,48 @@ class Guard:
 
 
 def this_process() -> str:
-    """What names this process: 32 characters that tell its host, its number and when it started."""
-    return _name(os.getpid())
+    """What names this process: 32 characters that tell its host, its number and when it started; those at the end are free for `owner`."""
+    return owner(0)
+
+
+def owner(seat: int) -> str:
+    """The name of one of several owners in this process: each knows only what it has done itself."""
+    return f"{_name(os.getpid())}{seat & 0xFFFFFF:06x}"
+
+
+def of_this_process(owner: str) -> bool:
+    """Whether an owner is in this process."""
+    return owner[:_SEAT] == _name(os.getpid())
+
+
+def seat_of(owner: str) -> int:
+    """Which of the owners in this process it is; 0 for what is none."""
+    try:
+        return int(owner[_SEAT:], 16)
+    except ValueError:  # the guest can write anything there
+        return 0
+
+
+_HOST, _PID, _SEAT = 10, 18, 26
+"""Where the parts of an owner's name end: the host, the number of the process, when it started; the rest is its seat."""
+_LAYOUT = "2"
+"""Names of another layout are as those of another host."""
 
 
 @functools.lru_cache(maxsize=4)
 def _name(pid: int) -> str:
-    return f"{_host()}{pid:08x}{_started(pid) & 0xFFFFFFFFFFFF:012x}"
+    return f"{_host()}{pid & 0xFFFFFFFF:08x}{_started(pid) & 0xFFFFFFFF:08x}"
 
 
 @functools.lru_cache(maxsize=1)
 def _host() -> str:
-    """12 hex digits for this host, its boot, and the process namespace: within them a process number means one process."""
-    parts = [socket.gethostname(), f"{uuid.getnode():x}"]
+    """10 hex digits for this host, its boot, and the process namespace: within them a process number means one process."""
+    parts = [_LAYOUT, socket.gethostname(), f"{uuid.getnode():x}"]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
     with contextlib.suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_HOST]
 
 
 def _started(pid: int) -> int:
@@ -105,17 +128,19 @@ def _started(pid: int) -> int:
 
 
 def _dead(owner: str) -> bool:
-    """Whether a process is known not to run any more; one of another host is not."""
-    if owner[:12] != _host():
+    """Whether the process of an owner is known not to run any more; one of another host is not."""
+    if owner[:_HOST] != _host():
         return False
-    pid, started = int(owner[12:20], 16), int(owner[20:], 16)
     try:
+        pid, started = int(owner[_HOST:_PID], 16), int(owner[_PID:_SEAT], 16)
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         pass
-    return _started(pid) & 0xFFFFFFFFFFFF != started
+    except (ValueError, OverflowError):  # the line is the guest's to write, and this is nothing that we have written
+        return False
+    return _started(pid) & 0xFFFFFFFF != started
 
 
 this_process()  # asked for now: later calls are made on an event loop, which must not read files

@@ -33,7 +33,7 @@ from langchain_vers.backends.premises import Misplaced, Premises
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import Denied, Gone, Missing, TakenOver, Unreachable, VersError
-from langchain_vers.permission import judge
+from langchain_vers.permission import By, judge
 from langchain_vers.redaction import RedactedStream, Redactor
 from langchain_vers.request import Ask, Reach
 from langchain_vers.route import Route
@@ -82,6 +82,8 @@ class Call:
     taken: Route | None = None
     premises: Premises | None = None
     """What must hold on the machine when the call begins there."""
+    by: By = "model"
+    """Who asks for it."""
 
     async def route(self) -> Route:
         """Where this call goes; remembered for the artifact."""
@@ -189,9 +191,10 @@ class _Work:
     """One call on the caller's side: through the gate, then to the I/O thread."""
 
     def __init__(
-        self, spec: ToolSpec, context: BackendContext, place: Place, arguments: dict[str, Any], specs: Mapping[str, ToolSpec]
+        self, spec: ToolSpec, context: BackendContext, place: Place, arguments: dict[str, Any], specs: Mapping[str, ToolSpec], *, by: By
     ) -> None:
         self._spec, self._context, self._place, self._arguments, self._specs = spec, context, place, arguments, specs
+        self._by: By = by
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""
 
@@ -199,7 +202,7 @@ class _Work:
         """What is to run on the I/O thread, given a way to show output. Without a ruling the policy is asked there, and the outcome may be
         that a person has to be.
         """
-        call = Call(self._context, self._place, lambda delta: None)
+        call = Call(self._context, self._place, lambda delta: None, by=self._by)
         return lambda emit: _carry_out(self._spec, replace(call, emit=emit), self._arguments, ruling, late=self._late)
 
     def group(self) -> tuple[concurrent.futures.Future[Rulings], bool] | None:
@@ -228,7 +231,7 @@ class _Work:
             with contextlib.suppress(VersError, ValidationError):
                 arguments = spec.arguments.model_validate(call["args"])
                 given = {name: getattr(arguments, name) for name in arguments.model_fields_set}
-                found.append((place, await _judge(self._context, place, spec, given)))
+                found.append((place, await _judge(Call(self._context, place, lambda delta: None, by=self._by), spec, given)))
                 if spec.moves(given):
                     break
         return found
@@ -266,14 +269,18 @@ def _told(outcome: concurrent.futures.Future[Rulings]) -> Iterator[None]:
         raise
 
 
-def build(spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[str, ToolSpec] | None = None) -> VersTool:
-    """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools, and `specs` the tools by name."""
+def build(
+    spec: ToolSpec, context: BackendContext, moves: Moves, specs: Mapping[str, ToolSpec] | None = None, *, by: By = "model"
+) -> VersTool:
+    """The LangChain tool for a spec, routed by `context`. `moves` knows the calls of all tools, and `specs` the tools by name. `by`: whose
+    calls they are, for the policy.
+    """
 
     def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> tuple[_Work, Callable[[str], None]]:
         """The work, and what shows its output on the caller's side."""
         call_id = _call_id.get()
         place = place_of(config or {}, runtime, call_id, moves)
-        return _Work(spec, context, place, arguments, specs or {spec.name: spec}), _shower(spec.name, runtime, call_id)
+        return _Work(spec, context, place, arguments, specs or {spec.name: spec}, by=by), _shower(spec.name, runtime, call_id)
 
     # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
@@ -332,7 +339,7 @@ async def _carry_out(
     async def attempt(look: bool = False) -> Answer | Verdict:
         settled = ruling
         if look or (settled is None and not call.context.policy.trivial):
-            verdict = await _judge(call.context, call.place, spec, arguments, look=look)
+            verdict = await _judge(call, spec, arguments, look=look)
             if isinstance(verdict.decision, Ask) and not late and ruling is None:
                 return verdict
             settled = Ruling(too_late(verdict.decision)) if isinstance(verdict.decision, Ask) else rule(call.place, verdict)
@@ -406,10 +413,10 @@ def _fit_to_show(call: Call, redactor: Redactor, content: Content) -> Content:
     return blocks
 
 
-async def _judge(context: BackendContext, place: Place, spec: ToolSpec, arguments: Mapping[str, Any], *, look: bool = False) -> Verdict:
+async def _judge(call: Call, spec: ToolSpec, arguments: Mapping[str, Any], *, look: bool = False) -> Verdict:
     fields = spec.arguments.model_fields
     given = {name: value for name, value in arguments.items() if name not in fields or value != fields[name].default}
-    return await judge(context, place, spec.name, to_jsonable_python(given), spec.reach(arguments), look=look)
+    return await judge(call.context, call.place, spec.name, to_jsonable_python(given), spec.reach(arguments), by=call.by, look=look)
 
 
 def _left(call: Call) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Other:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, "PYTHONPATH": str(TESTS)},
+            env={**environment, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
         )
 
     def begin(self, *supersteps: Any, wait_for: Path | None = None) -> None:

@@ -1,0 +1,107 @@
+"""A real HTTP server in LangSmith's place: it takes what the SDK sends, whatever the batches and their compression, and keeps it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+import zstandard
+
+_INFO = {
+    "version": "0.13.0",
+    "batch_ingest_config": {
+        "use_multipart_endpoint": True,
+        "size_limit": 100,
+        "size_limit_bytes": 20_971_520,
+        "scale_up_nthreads_limit": 16,
+        "scale_up_qsize_trigger": 1000,
+        "scale_down_nempty_trigger": 4,
+    },
+}
+
+
+class Collector(ThreadingHTTPServer):
+    """`compressed`, `multipart`: what it says that it takes."""
+
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, *, compressed: bool = True, multipart: bool = True) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.info = {**_INFO, "instance_flags": {"zstd_compression_enabled": compressed}}
+        self.info["batch_ingest_config"] = {**_INFO["batch_ingest_config"], "use_multipart_endpoint": multipart}  # type: ignore[dict-item]
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+        """Of each request the path, the headers, and the body without its compression."""
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def encodings(self) -> set[str]:
+        """How the bodies were compressed; "" for those that were not."""
+        return {headers.get("content-encoding", "") for _, headers, body in self.received if body}
+
+    def everything(self) -> bytes:
+        """All that was received, the request lines and the headers too."""
+        return b"\n".join(f"{path}\n{json.dumps(headers)}\n".encode() + body for path, headers, body in self.received)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    # One request for each connection: none is left open when the collector is closed.
+    protocol_version = "HTTP/1.0"
+    server: Collector
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._take(b"")
+        self._answer(self.server.info if self.path.endswith("/info") else {})
+
+    def do_POST(self) -> None:
+        self._take(self._body())
+        self._answer({}, 202)
+
+    do_PATCH = do_PUT = do_POST
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces: list[bytes] = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _take(self, body: bytes) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        encoding = headers.get("content-encoding", "")
+        if encoding == "zstd":
+            body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True).read()
+        elif encoding == "gzip":
+            body = gzip.decompress(body)
+        self.server.received.append((self.path, headers, body))
+
+    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
