@@ -8,6 +8,7 @@
       WrongKind          (OSError)            a directory where a file is wanted, or the other way round
       Conflict                                something changed in between, or is in use
         TakenOver                             another process works on the machine now
+        Misplaced                             a path leads elsewhere than the call was judged by
       Unreachable        (ConnectionError)    no answer, a broken connection, an identity that does not match
         Interrupted                           the connection broke while a command ran
       DeadlineExceeded   (TimeoutError)       a wait of ours ran out
@@ -69,6 +70,10 @@ class Conflict(VersError):
 
 class TakenOver(Conflict):
     """Another process has taken over the machine; nothing was done on it."""
+
+
+class Misplaced(Conflict):
+    """A path leads elsewhere on the machine than the call was judged by; nothing was done."""
 
 
 class Unreachable(VersError, ConnectionError):

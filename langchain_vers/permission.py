@@ -2,7 +2,7 @@
 
 `judge` runs on the I/O thread: it finds out where the paths of a call really are on the machine (see `backends.premises`), and has the
 policy decide. `asking.py` does the rest where the call was made, in LangGraph's task, for that is where `interrupt()` works. Tools go
-through both in `tools/base.py`; `permit` and `apermit` are the same for commands that are no tool calls, such as those that a user types.
+through both (`tools/carrying.py`, `tools/adapter.py`); `permit` and `apermit` are the same for commands that are no tool calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from langchain_vers.asking import Verdict, ask, refusal
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.premises import Ground, Premises, Spot
-from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import Denied, VersError
 from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
 from langchain_vers.shell.script import Script
@@ -103,7 +102,7 @@ async def _judged_here(context: BackendContext, place: Place, request: Request, 
     asked = _Asked([replace(spot, word=_mapped(route, spot.word)) for spot in spots])
     given = route.cwd or getattr(route.backend, "home", None)
     known = route.attachment.backend, route.backend.machine_id
-    checks = isinstance(route.backend, ShellBackend) and route.backend.checks_premises
+    checks = route.backend.checks_premises
     if look:
         ground = await real_paths.look_up(route.backend, route.cwd, asked.spots)
         if checks:

@@ -20,7 +20,8 @@ from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.policy import Policy
 from langchain_vers.tools import files, machines, search, shell
-from langchain_vers.tools.base import ToolSpec, build
+from langchain_vers.tools.adapter import build
+from langchain_vers.tools.base import ToolSpec
 
 WORKING_TOOLS = tuple(spec.name for spec in (*shell.SPECS, *files.SPECS, *search.SPECS))
 """Names of the tools that work on the current machine."""

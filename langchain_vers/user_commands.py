@@ -27,7 +27,7 @@ from langgraph.runtime import Runtime
 from langchain_vers.context import BackendContext
 from langchain_vers.naming import short_id
 from langchain_vers.tools import shell
-from langchain_vers.tools.base import build
+from langchain_vers.tools.adapter import build
 from langchain_vers.turns import USER_COMMAND, messages_of
 
 Message = TypeVar("Message", bound=BaseMessage)

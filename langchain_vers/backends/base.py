@@ -117,6 +117,8 @@ class Backend(ABC):
     """Variables that are set for every command; a `Secret` is read when the command begins. What a call's `env` says goes before."""
     paths: PathMap = UNMAPPED
     """Which folders of the host it sees under which names."""
+    checks_premises: bool = False
+    """Whether its machine can look, before a call begins there, that paths are where they were taken to be (`ShellBackend.expecting`)."""
 
     @abstractmethod
     async def exec(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from langchain_vers.backends import guest
-from langchain_vers.errors import Conflict
 
 MOST_PATHS = 50
 """For more paths than these a look is not dearer."""
@@ -47,10 +46,6 @@ class Ground:
     start: str
     cwd: str
     real: tuple[tuple[str, ...] | None, ...]
-
-
-class Misplaced(Conflict):
-    """A path of a call leads elsewhere than was taken for granted; nothing was done."""
 
 
 @dataclass

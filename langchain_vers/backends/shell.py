@@ -23,10 +23,21 @@ from langchain_vers.backends import guest, sessions
 from langchain_vers.backends.base import ABSENT, Backend, ExecResult, FileRead, FileStat, OutputCallback, Scan
 from langchain_vers.backends.environment import resolved
 from langchain_vers.backends.listing import parse_scan, parse_stat, path_error, select
-from langchain_vers.backends.premises import Misplaced, Premises
+from langchain_vers.backends.premises import Premises
 from langchain_vers.backends.sessions import End, Process, Running, Session
 from langchain_vers.backends.stamps import Guard, Stamp, parse_stamp
-from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, DiskFull, Interrupted, Missing, TakenOver, Unreachable, VersError
+from langchain_vers.errors import (
+    BadInput,
+    Conflict,
+    DeadlineExceeded,
+    DiskFull,
+    Interrupted,
+    Misplaced,
+    Missing,
+    TakenOver,
+    Unreachable,
+    VersError,
+)
 
 _SLICE = 1024 * 1024
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -38,7 +49,6 @@ class ShellBackend(Backend):
     _guard: Guard | None = None
     _premises: Premises | None = None
     checks_premises = True
-    """Whether all of its work goes through sessions, which look whether premises hold."""
     silence = "look whether it runs"
     """What to do when the machine does not answer, for errors."""
     orphans = "and the machine kills what is left of it"

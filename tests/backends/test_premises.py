@@ -23,8 +23,9 @@ from langchain_vers._io import run
 from langchain_vers.backends import guest, real_paths
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
-from langchain_vers.backends.premises import Ground, Grounds, Misplaced, Premises, Spot
+from langchain_vers.backends.premises import Ground, Grounds, Premises, Spot
 from langchain_vers.backends.shell import ShellBackend
+from langchain_vers.errors import Misplaced
 from langchain_vers.policy import Ask, Decision, Deny, Policy, Protected, Request, Rule
 
 direct = Runner("direct", asynchronous=False)
