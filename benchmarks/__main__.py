@@ -18,6 +18,8 @@ PARTS = {
     "machines": machines.measure,
     "bubblewrap": places.bubblewrap,
     "docker": places.docker,
+    "ssh": places.ssh,
+    "here": places.here,
     "policy": gates.measure,
     "versions": versions.measure,
     "flood": throughput.flood,
@@ -40,7 +42,7 @@ def main(names: list[str]) -> int:
             continue
         for item in json.loads(done.stdout.splitlines()[-1]):
             row = Row(**item)
-            print(f"| {row.what} | {row.target} | {row.measured} | {REACHED[row.reached]} |", flush=True)
+            print(f"| {row.what} | {row.target} | {row.measured} | {REACHED[row.reached] if row.target else '–'} |", flush=True)
     return 1 if failed else 0
 
 
