@@ -27,7 +27,8 @@ class Row:
     what: str
     target: str
     measured: str
-    reached: bool
+    reached: bool | None
+    """None if it could not be measured here."""
 
 
 def median_ms(function: Callable[[], object], runs: int, warmup: int = 5) -> float:
@@ -59,6 +60,47 @@ def interleaved_ms(functions: dict[str, Callable[[], object]], runs: int, warmup
             function()
             times[name].append((time.perf_counter() - started) * 1000)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def series_ms(functions: dict[str, Callable[[], object]], series: int = 5, runs: int = 20) -> dict[str, list[float]]:
+    """Medians of several calls that take turns, one for each series: how far they are apart says how much to trust them."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(series):
+        for name, median in interleaved_ms(functions, runs, warmup=1).items():
+            found[name].append(median)
+    return found
+
+
+def spread(medians: list[float]) -> str:
+    """The median of a call's series, and the least and greatest of them."""
+    return f"{statistics.median(medians):.1f} ms ({min(medians):.1f} to {max(medians):.1f})"
+
+
+def added_ms(
+    without: Callable[[], object], with_it: Callable[[], object], *, pairs: int, rest: float, series: int = 5
+) -> tuple[list[float], float]:
+    """What a call takes longer than another, for each series the median over pairs of them; and the median time of that other.
+
+    The two of a pair follow each other at once, each of them first in every second pair: what else the machine does hits both alike.
+    """
+    calls = (without, with_it)
+    medians: list[float] = []
+    whole: list[float] = []
+    for function in calls * 3:
+        function()
+    for _ in range(series):
+        differences = []
+        for number in range(pairs):
+            times = [0.0, 0.0]
+            for each in (0, 1) if number % 2 else (1, 0):
+                time.sleep(rest)
+                started = time.perf_counter()
+                calls[each]()
+                times[each] = (time.perf_counter() - started) * 1000
+            differences.append(times[1] - times[0])
+            whole.append(times[0])
+        medians.append(statistics.median(differences))
+    return medians, statistics.median(whole)
 
 
 class Rig:

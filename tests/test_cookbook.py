@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rigs.programs import require
 
 from langchain_vers.embedded import launcher
 
@@ -55,19 +56,41 @@ def comparable(output: str) -> str:
     return _TIME.sub("<time>", _ID.sub("<id>", output))
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(COOKBOOK.glob("*.ipynb"))])
-def test_it_runs_and_prints_what_it_says(name: str, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def run(name: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    data = folder / "data"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("VERS_") and key != "MODEL"}
-    environment = {**kept, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "VERS_EMBEDDED_DATA_DIR": str(data), "PYTHONUTF8": "1"}
+    own = {"HOME": str(folder), "TMPDIR": str(folder), "VERS_EMBEDDED_DATA_DIR": str(data), "PYTHONUTF8": "1"}
     sources = json.dumps([text(cell["source"]) for cell in code(name)])
     command = [sys.executable, "-W", "error", "-c", RUNNER]
     try:
-        done = subprocess.run(command, input=sources, capture_output=True, text=True, timeout=100, env=environment)
+        done = subprocess.run(command, input=sources, capture_output=True, text=True, timeout=100, env={**kept, **own, **environment})
     finally:
         launcher.stop(data)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(COOKBOOK.glob("*.ipynb"))])
+def test_it_runs_and_prints_what_it_says(name: str, tmp_path: Path) -> None:
+    if name == "backends.ipynb":
+        require("bwrap", "bubblewrap")
+    done = run(name, tmp_path)
     assert [comparable(output) for output in json.loads(done.stdout)] == [comparable(printed(cell)) for cell in code(name)]
+
+
+@pytest.mark.full
+def test_a_vm_takes_the_place_of_a_sandbox_that_is_not_there(tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in os.environ["PATH"].split(os.pathsep):
+        for program in Path(folder).glob("*"):
+            if program.name != "bwrap" and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    done = run("backends.ipynb", tmp_path, PATH=str(programs))
+    assert "a VM takes its place: bubblewrap is not installed" in done.stderr
+    [_, sandbox, *_, last] = [comparable(output) for output in json.loads(done.stdout)]
+    assert "vers     Created VM <id> and attached to it\nvers     no keys found\nvers     the key is [secret GARDEN_KEY]\n" in sandbox
+    assert last == comparable(printed(code("backends.ipynb")[-1]))
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(COOKBOOK.glob("*.ipynb"))])
