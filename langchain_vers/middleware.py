@@ -16,6 +16,7 @@ from langgraph.runtime import Runtime
 
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
+from langchain_vers.backends.paths import UNMAPPED
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import VersError
 from langchain_vers.prompt import COMMANDS, describe, extended, translated
@@ -98,7 +99,7 @@ class VersMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
             backend = None if at is None or self._is_nowhere(at) else await self._context.opened(at)
         except VersError:
             return None, None  # the first call meets the reason, and reports it
-        paths = getattr(backend, "paths", None)
+        paths = UNMAPPED if at is None or self._is_nowhere(at) else self._context.mounts.paths(at.backend, backend)
         said = describe(
             at,
             start=None if at is None else self._start(place.holder, at),

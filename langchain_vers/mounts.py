@@ -29,7 +29,7 @@ from langchain_vers.attachment import HERE
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.local_paths import display_path
-from langchain_vers.backends.paths import Mount, PathMap
+from langchain_vers.backends.paths import UNMAPPED, Mount, PathMap
 from langchain_vers.errors import BadInput, Conflict, Denied, Gone, VersError
 from langchain_vers.mount_trees import LIST, Folder, Item, parse_listing
 from langchain_vers.tools import transfer
@@ -100,14 +100,15 @@ class CopiedMounts:
     def __bool__(self) -> bool:
         return bool(self._map)
 
-    def paths(self, name: str, backend: Backend) -> PathMap:
-        """What a backend calls this machine's folders, those that it binds itself included."""
+    def paths(self, name: str, backend: Backend | None) -> PathMap:
+        """What a backend calls this machine's folders, those that it binds itself included; None: one that is not open binds none."""
+        own = UNMAPPED if backend is None else backend.paths
         if not self or name == HERE.backend:
-            return backend.paths
-        if not backend.paths:
+            return own
+        if not own:
             # On a VM of Vers everything runs as root; where another machine's home is, is not known.
             return self._vers_map if name == "vers" else self._map
-        return PathMap([*backend.paths.mounts, *self._map.mounts], resolve=self._resolve)
+        return PathMap([*own.mounts, *self._map.mounts], resolve=self._resolve)
 
     # --- to the guest ---
 

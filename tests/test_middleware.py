@@ -362,6 +362,18 @@ def test_limits_and_paths_of_a_backend(context: BackendContext, tmp_path: Path) 
     assert messages[0].text == "see /home/me/project/a"  # what the person said stays as it was
 
 
+def test_paths_of_copied_folders(make_toolkit: Any, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    inside = str(tmp_path / "inside")
+    toolkit = make_toolkit(mounts=[Mount(str(tmp_path / "project"), inside, "copy")])
+    one = Talk("agent", False, toolkit.context, "yes", message(("vers_vm_create", {})), "made", "yes")
+    one.say(f"see {tmp_path}/project/a")
+    assert one.model.conversation == [f"see {tmp_path}/project/a"]
+    one.say("make one")
+    one.say("go on")
+    assert one.model.conversation[0] == f"see {inside}/a"
+
+
 def test_the_prompt_on_vms(make_toolkit: Any) -> None:
     toolkit = make_toolkit(local=False)
     one = Talk("agent", False, toolkit.context, message(("vers_vm_create", {})), "made", "yes")
