@@ -38,7 +38,7 @@ from langchain_vers.backends.vers import Transport, VersBackend, check_transport
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable, VersError
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
-from langchain_vers.looks import machine_of
+from langchain_vers.looks import Recorded, machine_of, recorded
 from langchain_vers.mount_changes import Change
 from langchain_vers.mounts import CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
@@ -450,16 +450,16 @@ class BackendContext:
             Gone: what was copied is not known on this machine; or there is no such checkpoint.
             Conflict: the machine has moved on from that checkpoint, which has no commit.
         """
-        return run(self._changes(config))
+        return run(self._changes(config, recorded(self, config)))
 
     async def achanges(self, config: RunnableConfig | None = None) -> list[Change]:
         """See `changes`."""
-        return await on_io(self._changes(config))
+        return await on_io(self._changes(config, await asyncio.to_thread(recorded, self, config)))
 
-    async def _changes(self, config: RunnableConfig | None) -> list[Change]:
+    async def _changes(self, config: RunnableConfig | None, found: Recorded | None) -> list[Change]:
         if not self.mounts:
             return []
-        async with machine_of(self, config) as look:
+        async with machine_of(self, config, found) as look:
             return [] if look is None else await self.mounts.changes(look.backend)
 
     def pull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
@@ -476,17 +476,17 @@ class BackendContext:
             Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
             Denied: a symlink would lead out of the folder.
         """
-        return run(self._pull(config, paths))
+        return run(self._pull(config, recorded(self, config), paths))
 
     async def apull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
         """See `pull`."""
-        return await on_io(self._pull(config, paths))
+        return await on_io(self._pull(config, await asyncio.to_thread(recorded, self, config), paths))
 
-    async def _pull(self, config: RunnableConfig | None, paths: Sequence[str | Change] | None) -> list[Change]:
+    async def _pull(self, config: RunnableConfig | None, found: Recorded | None, paths: Sequence[str | Change] | None) -> list[Change]:
         nothing = BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
         if not self.mounts:
             raise nothing
-        async with machine_of(self, config) as look:
+        async with machine_of(self, config, found) as look:
             if look is None:
                 raise nothing
             return await self.mounts.pull(look, paths)

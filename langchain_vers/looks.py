@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_vers._io import io
 from langchain_vers.attachment import HERE, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.stamps import Stamp
@@ -40,16 +39,52 @@ class Look:
     """Whether the machine was made for this look, so that there is no use in noting anything on it."""
 
 
-@asynccontextmanager
-async def machine_of(context: BackendContext, config: RunnableConfig | None) -> AsyncIterator[Look | None]:
-    """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one. Coroutine of the I/O thread.
+Recorded = tuple["VersSaver", Key, Step]
+"""The saver that knows a thread, and the checkpoint that is meant."""
+
+
+def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded | None:
+    """What is recorded of a thread now, or of the checkpoint that `config` names; None if no saver knows the thread, or its run asks.
+
+    It reads the database, so it is called by whoever asks, as are other methods of savers; not on the I/O thread.
 
     Raises:
-        Gone: there is no such checkpoint, or the machine does not exist any more. Conflict: it has moved on, and there is no commit.
-        BadInput: several savers of the context know the thread.
+        Gone: there is no such checkpoint. BadInput: several savers of the context know the thread.
     """
     configurable = (config or {}).get("configurable") or {}
-    if configurable.get("__pregel_scratchpad") is not None:
+    if configurable.get("thread_id") is None or _runs(config):
+        return None
+    thread, checkpoint = str(configurable["thread_id"]), configurable.get("checkpoint_id")
+    named = {} if checkpoint is None else {"checkpoint_id": str(checkpoint)}
+    there: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": "", **named}}
+    found: dict[int, Recorded] = {}
+    for saver in list(context.savers):
+        known = saver.get_tuple(there)
+        key = None if known is None else Key(thread, "", known.checkpoint["id"])
+        if key is not None and (step := saver.ledger.step(key)) is not None:
+            found[id(saver.ledger)] = saver, key, step  # copies of a saver share its books
+    if len(found) > 1:
+        raise BadInput(f"several VersSavers of one context know a thread {thread}; give each database a context of its own")
+    if not found and checkpoint is not None:
+        raise Gone(f"no VersSaver of this context has a checkpoint {checkpoint} of thread {thread}; langchain-vers history lists them")
+    return next(iter(found.values()), None)
+
+
+def _runs(config: RunnableConfig | None) -> bool:
+    """Whether a config is that of a task of a run."""
+    return ((config or {}).get("configurable") or {}).get("__pregel_scratchpad") is not None
+
+
+@asynccontextmanager
+async def machine_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> AsyncIterator[Look | None]:
+    """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one. Coroutine of the I/O thread.
+
+    `found` is what `recorded` has said.
+
+    Raises:
+        Gone: the machine does not exist any more, and was in no commit. Conflict: it has moved on, and there is no commit.
+    """
+    if _runs(config):
         place = place_of(config or {}, None, None, lambda name, arguments: False)
         route = await context.way(place)
 
@@ -60,13 +95,10 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None) -> 
 
         yield None if route.attachment.backend == HERE.backend else Look(route.backend, changing)
         return
-    thread = configurable.get("thread_id")
-    thread, checkpoint = None if thread is None else str(thread), configurable.get("checkpoint_id")
-    found = await _recorded(context, thread, None if checkpoint is None else str(checkpoint))
-    if checkpoint is None and (found is None or context.whereabouts.is_told(thread)):
+    configurable = (config or {}).get("configurable") or {}
+    thread = None if configurable.get("thread_id") is None else str(configurable["thread_id"])
+    if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
         attachment = await context.attachment(thread)
-    elif found is None:
-        raise Gone(f"no VersSaver of this context has a checkpoint {checkpoint} of thread {thread}; langchain-vers history lists them")
     else:
         saver, key, step = found
         attachment = await context.beginning() if step.record is None else step.record.attachment
@@ -79,23 +111,6 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None) -> 
         return
     backend = await context.backend_of(attachment)
     yield Look(backend, _as_it_is(backend))
-
-
-async def _recorded(context: BackendContext, thread: str | None, checkpoint: str | None) -> tuple[VersSaver, Key, Step] | None:
-    """What is recorded of a thread, by the saver that knows it."""
-    if thread is None:
-        return None
-    named = {} if checkpoint is None else {"checkpoint_id": checkpoint}
-    config: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": "", **named}}
-    found: dict[int, tuple[VersSaver, Key, Step]] = {}
-    for saver in list(context.savers):
-        known = await io.blocking(saver.get_tuple, config)
-        key = None if known is None else Key(thread, "", known.checkpoint["id"])
-        if key is not None and (step := saver.ledger.step(key)) is not None:
-            found[id(saver.ledger)] = saver, key, step  # copies of a saver share its books
-    if len(found) > 1:
-        raise BadInput(f"several VersSavers of one context know a thread {thread}; give each database a context of its own")
-    return next(iter(found.values()), None)
 
 
 def _goes_along(attachment: Attachment) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from langchain_vers import BackendContext
+from langchain_vers import BackendContext, VersSaver
 from langchain_vers.backends.paths import Mount
-from langchain_vers.errors import Conflict, Gone
+from langchain_vers.errors import BadInput, Conflict, Gone
 from versions.test_two_processes import agent_of
 from versions.worlds import GO, Process, World, after, answers, append, at, check, create, head, thread
 
@@ -32,9 +33,13 @@ class Ground:
         for name in ("a", "b", "c"):
             (self.project / name).write_text(f"{name}\n")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of contexts."""
+        return {"mounts": [Mount(str(self.project), "/work", "copy")]}
+
     def process(self, **options: Any) -> Any:
-        context = {"mounts": [Mount(str(self.project), "/work", "copy")], **options.pop("context", {})}
-        return self.world.process(context=context, **options)
+        return self.world.process(context=self.options, **options)
 
     def do(self, process: Process, *commands: str, config: Any = None, token: str | None = None) -> Any:
         """A turn with a superstep for each command; the config of its end."""
@@ -129,19 +134,13 @@ def test_a_new_process_knows_what_was_copied(ground: Ground, clean: Path) -> Non
     assert ground.home() == before
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-async def test_a_machine_that_is_gone_is_restored_for_the_look(ground: Ground, asynchronous: bool) -> None:
+def test_a_machine_that_is_gone_is_restored_for_the_look(ground: Ground) -> None:
     with ground.process() as process:
         ground.begin(process)
         ground.do(process, "echo x >>/work/a; rm /work/b")
         ground.world.delete(head(process.agent(), thread())["vers_machine"])
         vms, context = ground.world.vms(), process.context
-        if asynchronous:
-            changes = await context.achanges(thread())
-            assert len(await context.apull(thread(), changes)) == 2
-        else:
-            changes = context.changes(thread())
-            assert len(context.pull(thread(), changes)) == 2
+        assert len(context.pull(thread(), context.changes(thread()))) == 2
         assert ground.home() == {"a": "a\nx\n", "c": "c\n"}
         assert ground.world.vms() == vms
         assert context.changes(thread()) == []
@@ -150,6 +149,41 @@ async def test_a_machine_that_is_gone_is_restored_for_the_look(ground: Ground, a
         assert said(process) == ["M a", "D c"]
         context.pull(thread())
         assert ground.home() == {"a": "a\nx\ny\n"}
+
+
+async def test_by_the_async_methods_of_an_async_saver(ground: Ground) -> None:
+    async with ground.world.aprocess(context=ground.options) as process:
+        await agent_of(process, [[*create()], [("bash", {"command": "echo x >>/work/a"})]]).ainvoke(GO, thread())
+        one = (await process.saver.aget_tuple(thread())).config
+        await agent_of(process, [[("bash", {"command": "rm /work/b"})]]).ainvoke(GO, thread())
+        context = process.context
+        assert [change.what for change in await context.achanges(one)] == ["modified"]
+        assert [change.what for change in await context.apull(thread())] == ["modified", "deleted"]
+        assert ground.home() == {"a": "a\nx\n", "c": "c\n"}
+
+
+def test_nonsense(ground: Ground) -> None:
+    with ground.process() as process, BackendContext(data_dir=ground.world.data_dir, **ground.options) as other:
+        ground.begin(process)
+        for look in (process.context.changes, process.context.pull):
+            with pytest.raises(Gone, match="has a checkpoint 0123 of thread"):
+                look(thread(checkpoint_id="0123"))
+        assert said(process, thread("unknown")) == process.context.changes({}) == process.context.changes() == []
+        # A second saver of the context that knows the thread, too.
+        second = VersSaver(copied(process.saver), process.context)
+        with pytest.raises(BadInput, match="several VersSavers"):
+            process.context.changes(thread())
+        del second
+        with pytest.raises(Gone, match="no VersSaver of this context"):
+            other.changes(process.saver.get_tuple(thread()).config)
+
+
+def copied(saver: VersSaver) -> InMemorySaver:
+    """A saver with the newest checkpoint of another one."""
+    inner, found = InMemorySaver(), saver.inner.get_tuple(thread())
+    assert found is not None
+    inner.put(thread(checkpoint_ns=""), found.checkpoint, found.metadata, found.checkpoint["channel_versions"])
+    return inner
 
 
 @pytest.mark.full
