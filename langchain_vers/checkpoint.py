@@ -104,6 +104,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         self.ledger = Ledger()
         self.versions = Versions(context, self.ledger, self.database, policy=commit, lease=lease)
         self._read = Reads()
+        context.savers.add(self)
 
     # --- what is the inner saver's ---
 
@@ -132,6 +133,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
             return self
         clone = copy.copy(self)
         clone.inner = inner
+        self.context.savers.add(clone)
         return clone
 
     def get_delta_channel_history(self, *, config: RunnableConfig, channels: Sequence[str]) -> Mapping[str, DeltaChannelHistory]:

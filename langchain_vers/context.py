@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from langchain_core.runnables import RunnableConfig
 from pydantic import SecretStr
@@ -37,7 +37,9 @@ from langchain_vers.backends.vers import Transport, VersBackend, check_transport
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
-from langchain_vers.mounts import Change, CopiedMounts
+from langchain_vers.looks import Recorded, machine_of, recorded
+from langchain_vers.mount_changes import Change
+from langchain_vers.mounts import CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
 from langchain_vers.redaction import Redactor
@@ -47,6 +49,9 @@ from langchain_vers.turns import Place, Turns
 from langchain_vers.variables import Variables
 from langchain_vers.versions import Versions
 from langchain_vers.whereabouts import Whereabouts
+
+if TYPE_CHECKING:
+    from langchain_vers.checkpoint import VersSaver
 
 ENTRANCE_SECONDS = 60.0
 """How long a registered backend may take to answer when a thread goes there."""
@@ -112,10 +117,12 @@ class BackendContext:
         self.home_vm = vm
         """The name of the VM that every thread is attached to from the start."""
         self.local = LocalBackend(None if isinstance(local, bool) else local)
-        self.whereabouts = Whereabouts(self._beginning, self._is_beginning)
+        self.whereabouts = Whereabouts(self.beginning, self._is_beginning)
         self.registry = Registry()
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
+        self.savers: weakref.WeakSet[VersSaver] = weakref.WeakSet()
+        """Those that version the machines of this context's threads."""
         self.policy = Policy.open() if policy is None else policy
         self.grounds = Grounds()
         """What machines have said of where their paths are."""
@@ -133,14 +140,15 @@ class BackendContext:
                 has something else where a mounted folder is to be.
             Gone: the machine, or the commit that it would be restored from, does not exist any more.
         """
-        route = await self._way(place, attachment)
+        route = await self.way(place, attachment)
         name = route.attachment.backend
         if self.mounts.missing(name, route.backend):
             async with self.changing(place, route) as changing:
                 await self.mounts.bring(name, changing.backend)
         return replace(route, paths=self.mounts.paths(name, route.backend))
 
-    async def _way(self, place: Place, attachment: Attachment | None) -> Route:
+    async def way(self, place: Place, attachment: Attachment | None = None) -> Route:
+        """As `route`, for who only looks: without the copies of mounted folders that the machine may still be owed."""
         attachment = attachment or await self.attachment_at(place)
         versions = self.versions_of(place)
         if versions is None or place.position is None or not _versioned(attachment):
@@ -200,7 +208,7 @@ class BackendContext:
         Raises:
             BadInput, Gone: as `versions_of`, and as `resolve_vm` for the VM that every thread is attached to.
         """
-        return self.whereabouts.glance(place, self.versions_of(place)) or (None if place.lane else await self._beginning())
+        return self.whereabouts.glance(place, self.versions_of(place)) or (None if place.lane else await self.beginning())
 
     async def opened(self, attachment: Attachment) -> Backend | None:
         """The backend of an attachment, as far as nothing has to be opened for that. Coroutine of the I/O thread."""
@@ -212,7 +220,7 @@ class BackendContext:
         """Where a thread was last; its backend is "local" as long as the thread has no machine."""
         return await self.whereabouts.last(thread)
 
-    async def _beginning(self) -> Attachment:
+    async def beginning(self) -> Attachment:
         """Where threads begin."""
         if self.home_vm is None:
             return HERE
@@ -385,25 +393,31 @@ class BackendContext:
     def changes(self, config: RunnableConfig | None = None) -> list[Change]:
         """What the thread's machine has changed in its copies of mounted folders and this machine does not have, by path.
 
-        Nothing is brought home by that; `str` of a change is a line for a person.
+        With a `VersSaver` it is the machine where the conversation is now, or at the checkpoint that `config` names; it is restored for the
+        look if need be. Without one it is the machine of the thread's last call in this process. Nothing is brought home, nothing copied
+        in, and no thread moved; `str` of a change is a line for a person.
 
         Raises:
-            Gone: what was copied is not known on this machine.
+            Gone: what was copied is not known on this machine; or there is no such checkpoint.
+            Conflict: the machine has moved on from that checkpoint, which has no commit.
         """
-        return run(self._changes(_thread(config)))
+        return run(self._changes(config, recorded(self, config)))
 
     async def achanges(self, config: RunnableConfig | None = None) -> list[Change]:
         """See `changes`."""
-        return await on_io(self._changes(_thread(config)))
+        return await on_io(self._changes(config, await asyncio.to_thread(recorded, self, config)))
 
-    async def _changes(self, thread: str | None) -> list[Change]:
-        attachment = await self.attachment(thread)
-        if attachment.backend == HERE.backend or not self.mounts:
+    async def _changes(self, config: RunnableConfig | None, found: Recorded | None) -> list[Change]:
+        if not self.mounts:
             return []
-        return await self.mounts.changes(attachment.backend, await self.backend_of(attachment))
+        async with machine_of(self, config, found) as look:
+            return [] if look is None else await self.mounts.changes(look.backend)
 
     def pull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
         """Bring changes of the thread's machine home into the mounted folders, and never elsewhere; those that were brought.
+
+        Which machine that is, is said with `changes`. What another branch of the conversation has brought home before may be replaced; what
+        this machine has changed by itself is not.
 
         `paths`: guest or host paths (a folder means all in it), or what `changes` gave, which is then brought home as it was reviewed or
         not at all; None: everything. All is checked before anything is written.
@@ -413,17 +427,20 @@ class BackendContext:
             Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
             Denied: a symlink would lead out of the folder.
         """
-        return run(self._pull(_thread(config), paths))
+        return run(self._pull(config, recorded(self, config), paths))
 
     async def apull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
         """See `pull`."""
-        return await on_io(self._pull(_thread(config), paths))
+        return await on_io(self._pull(config, await asyncio.to_thread(recorded, self, config), paths))
 
-    async def _pull(self, thread: str | None, paths: Sequence[str | Change] | None) -> list[Change]:
-        attachment = await self.attachment(thread)
-        if attachment.backend == HERE.backend or not self.mounts:
-            raise BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
-        return await self.mounts.pull(attachment.backend, await self.backend_of(attachment), paths)
+    async def _pull(self, config: RunnableConfig | None, found: Recorded | None, paths: Sequence[str | Change] | None) -> list[Change]:
+        nothing = BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
+        if not self.mounts:
+            raise nothing
+        async with machine_of(self, config, found) as look:
+            if look is None:
+                raise nothing
+            return await self.mounts.pull(look, paths)
 
     # --- the platform ---
 

@@ -1,4 +1,7 @@
-"""What was copied to guests, kept on this machine for its user alone: a JSON file for each copy, named by its token. Blocking functions."""
+"""What was copied to guests, kept on this machine for its user alone. Blocking functions.
+
+A JSON file for each state of a copy, named by its token; and for each copy a file of what was brought home from it, a line for each time.
+"""
 
 from __future__ import annotations
 
@@ -31,3 +34,22 @@ def load(token: str) -> dict[str, Any] | None:
         if isinstance(record, dict):
             return record
     return None
+
+
+def add_brought(copy: str, states: dict[str, Any]) -> None:
+    """Keep what paths have become on this machine by bringing them home from a copy, or from a branch of a machine that has it."""
+    folder = _records()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(folder / f"{copy}.home", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:  # noqa: PTH123  # as above
+        file.write(json.dumps(states) + "\n")
+
+
+def brought(copy: str) -> dict[str, list[Any]]:
+    """All that paths have ever become by that. A line that was not written to its end is as if it was not there."""
+    found: dict[str, list[Any]] = {}
+    with contextlib.suppress(OSError):
+        for line in (_records() / f"{copy}.home").read_text().splitlines():
+            with contextlib.suppress(ValueError, AttributeError):
+                for path, state in json.loads(line).items():
+                    found.setdefault(path, []).append(state)
+    return found

@@ -19,9 +19,9 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from langchain_vers import mount_records
 from langchain_vers._io import io
@@ -31,46 +31,14 @@ from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.local_paths import display_path
 from langchain_vers.backends.paths import UNMAPPED, Mount, PathMap
 from langchain_vers.errors import BadInput, Conflict, Denied, Gone, VersError
+from langchain_vers.looks import Look
+from langchain_vers.mount_changes import Change, Difference, What, chosen
 from langchain_vers.mount_trees import LIST, Folder, Item, parse_listing
 from langchain_vers.tools import transfer
-from langchain_vers.tools.output import format_size
 
 T = TypeVar("T")
-What = Literal["added", "modified", "deleted", "mode"]
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _STATE = '"${XDG_STATE_HOME:-$HOME/.local/state}/langchain-vers/mounts"'
-_SIGNS = {"added": "A", "modified": "M", "deleted": "D", "mode": "m"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a guest has made of one path of a folder that was copied to it."""
-
-    path: str
-    """On the guest, absolute."""
-    host: str
-    """What it is on this machine, absolute."""
-    what: What
-    """"mode": only its permission bits differ."""
-    kind: str
-    """"file", "directory" or "symlink"; of what was deleted, what it was."""
-    size: int
-    """Bytes of the file on the guest; 0 for anything else."""
-    size_before: int
-    mode: int
-    """Permission bits on the guest; of what was deleted, those that it had."""
-    obstacle: str | None = None
-    """Why it cannot be brought home as it is, in words; None if it can."""
-    version: str = field(default="", repr=False)
-    """A file's SHA-256 in hex or a symlink's target on the guest: what was reviewed is what is brought home, or nothing."""
-
-    def __str__(self) -> str:
-        sizes = format_size(self.size) if self.what == "added" else f"{format_size(self.size_before)} -> {format_size(self.size)}"
-        about = {"file": "" if self.what in {"deleted", "mode"} else f" ({sizes})", "symlink": f" -> {display_path(self.version)}"}
-        about["directory"] = "/"
-        extra = f" (mode {self.mode:o})" if self.what == "mode" else ""
-        warning = f" [{self.obstacle}]" if self.obstacle else ""
-        return f"{_SIGNS[self.what]} {display_path(self.path)}{about[self.kind]}{extra}{warning}"
 
 
 class CopiedMounts:
@@ -153,22 +121,23 @@ class CopiedMounts:
                     recursive=False,
                     progress=lambda done, total: None,
                 )
-                answer = await transfer.shell(end, _unpack(there, mount.guest))
+                token = await self._store(mount, items)
+                # In one step: a copy of which the machine does not know which it is, is of no use to anybody.
+                answer = await transfer.shell(end, f"{_unpack(there, mount.guest)}\n{_note(mount, token)}")
         if answer.strip() == "taken":
             raise Conflict(
                 f"{mount.guest} on machine {backend.machine_id or backend.name} holds something else than a folder's copy; move it away, "
                 "or choose another guest folder",
                 machine_id=backend.machine_id,
             )
-        await self._record(backend, mount, items)
 
-    async def _record(self, backend: Backend, mount: Mount, items: dict[str, Item]) -> None:
+    async def _store(self, mount: Mount, items: dict[str, Item], copy: str | None = None) -> str:
+        """Keep a state of a copy here, and of which copy it is; its token."""
         token = secrets.token_hex(16)
-        text = json.dumps({"host": mount.host, "guest": mount.guest, "items": {path: asdict(item) for path, item in items.items()}})
+        states = {path: asdict(item) for path, item in items.items()}
+        text = json.dumps({"host": mount.host, "guest": mount.guest, "copy": copy or token, "items": states})
         await _in_thread(lambda: mount_records.store(token, text))
-        name = _name(mount)
-        script = f'umask 077; d={_STATE}; mkdir -p "$d" && printf %s {token} >"$d/{name}.new" && mv "$d/{name}.new" "$d/{name}"'
-        await transfer.shell(transfer.End(backend, "/"), script)
+        return token
 
     async def _tokens(self, backend: Backend) -> dict[str, str]:
         """The tokens of the copies that a machine has, by guest folder."""
@@ -183,15 +152,15 @@ class CopiedMounts:
 
     # --- and home ---
 
-    async def changes(self, name: str, backend: Backend) -> list[Change]:
+    async def changes(self, backend: Backend) -> list[Change]:
         """What a machine has changed in its copies and this machine does not have, by path. Coroutine of the I/O thread.
 
         Raises:
             Gone: what was copied is not known on this machine.
         """
-        return [each.change for each in await self._differences(name, backend)]
+        return [each.change for each in await self._differences(backend)]
 
-    async def pull(self, name: str, backend: Backend, wanted: Sequence[str | Change] | None) -> list[Change]:
+    async def pull(self, look: Look, wanted: Sequence[str | Change] | None) -> list[Change]:
         """Bring changes home: all, or those at or below the paths that are given. Coroutine of the I/O thread.
 
         Raises:
@@ -199,7 +168,8 @@ class CopiedMounts:
             Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
             Denied: a symlink would lead out of the folder.
         """
-        found = _chosen(await self._differences(name, backend), wanted)
+        backend = look.backend
+        found = chosen(await self._differences(backend), wanted)
         obstacles = [each.change for each in found if each.change.obstacle]
         if obstacles:
             kind = Denied if any(not (change.obstacle or "").startswith("changed") for change in obstacles) else Conflict
@@ -213,10 +183,10 @@ class CopiedMounts:
                     staged[each.path] = Path(scratch, str(number))
                     await self._fetch(backend, each, staged[each.path])
             await _in_thread(lambda: self._apply(found, staged))
-        await self._remember(backend, found)
+        await self._remember(look, found)
         return [each.change for each in found]
 
-    async def _fetch(self, backend: Backend, each: _Difference, to: Path) -> None:
+    async def _fetch(self, backend: Backend, each: Difference, to: Path) -> None:
         assert each.now is not None
         await transfer.copy(
             transfer.End(backend, each.change.path),
@@ -229,59 +199,74 @@ class CopiedMounts:
                 f"{display_path(each.change.path)} changed while it was brought home; nothing was changed on this machine: try again"
             )
 
-    def _apply(self, found: Sequence[_Difference], staged: dict[str, Path]) -> None:
+    def _apply(self, found: Sequence[Difference], staged: dict[str, Path]) -> None:
         folders = {each.mount: self._folder(each.mount) for each in found}
         for each in sorted(found, key=lambda each: each.path, reverse=True):  # what is inside goes before what holds it
             if each.now is None:
-                folders[each.mount].remove(each.path, each.before)
+                folders[each.mount].remove(each.path, each.home)
         ranks = {"directory": 0, "file": 1, "symlink": 2}
         coming = sorted((each for each in found if each.now is not None), key=lambda each: (ranks[each.change.kind], each.path))
         for each in coming:
             assert each.now is not None
             target = self._home_target(each.mount, each.now.content) if each.now.kind == "symlink" else ""
-            folders[each.mount].put(each.path, each.now, each.before, staged=staged.get(each.path), target=target)
+            folders[each.mount].put(each.path, each.now, each.home, staged=staged.get(each.path), target=target)
         for each in reversed(coming):
             if each.now is not None and each.now.kind == "directory":
                 folders[each.mount].set_mode(each.path, each.now.mode)
 
-    async def _remember(self, backend: Backend, found: Sequence[_Difference]) -> None:
-        """What was brought home is what both sides have now."""
-        tokens = await self._tokens(backend)
+    async def _remember(self, look: Look, found: Sequence[Difference]) -> None:
+        """What was brought home is what both sides have now; and what other branches of the machine find here, is none of our own doing."""
+        tokens = await self._tokens(look.backend)
         for mount in dict.fromkeys(each.mount for each in found):
-            items = await self._base(mount, tokens[mount.guest])
-            for each in found:
-                if each.mount is mount and each.now is not None:
-                    items[each.path] = each.now
-                elif each.mount is mount:
-                    items.pop(each.path, None)
-            await self._record(backend, mount, items)
+            base = await self._base(mount, tokens[mount.guest])
+            mine = [each for each in found if each.mount is mount]
+            states = {each.path: None if each.now is None else asdict(each.now) for each in mine}
+            await _in_thread(functools.partial(mount_records.add_brought, base.copy, states))
+            if look.passing:
+                continue
+            for each in mine:
+                if each.now is not None:
+                    base.items[each.path] = each.now
+                else:
+                    base.items.pop(each.path, None)
+            token = await self._store(mount, base.items, base.copy)
+            async with look.changing() as backend:
+                await transfer.shell(transfer.End(backend, "/"), _note(mount, token))
 
-    async def _differences(self, name: str, backend: Backend) -> list[_Difference]:
-        await self.bring(name, backend)
+    async def _differences(self, backend: Backend) -> list[Difference]:
         tokens = await self._tokens(backend)
-        found: list[_Difference] = []
+        found: list[Difference] = []
         for mount in self._outermost():
             if mount.guest not in tokens:
+                if await self._is_empty(backend, mount):
+                    continue  # nothing was copied there yet, at this point of a conversation
                 raise Gone(
-                    f"machine {backend.machine_id or backend.name} has lost which copy {mount.guest} is; copy it home with vers_vm_copy"
+                    f"machine {backend.machine_id or backend.name} has lost which copy {mount.guest} is, or it is none; "
+                    "copy what you need home with vers_vm_copy"
                 )
             base = await self._base(mount, tokens[mount.guest])
             there = await self._listed(backend, mount)
             here = await _in_thread(self._folder(mount).items)
-            for path in sorted(base.keys() | there.keys(), key=os.fsencode):
-                before, now, home = base.get(path), there.get(path), here.get(path)
+            for path in sorted(base.items.keys() | there.keys(), key=os.fsencode):
+                before, now, home = base.items.get(path), there.get(path), here.get(path)
                 if now not in (before, home):
-                    found.append(self._difference(mount, path, before, now, home))
+                    found.append(self._difference(mount, path, before, now, home, own=home not in (before, *base.brought.get(path, ()))))
         return found
 
-    def _difference(self, mount: Mount, path: str, before: Item | None, now: Item | None, home: Item | None) -> _Difference:
+    async def _is_empty(self, backend: Backend, mount: Mount) -> bool:
+        place = shlex.quote(mount.guest)
+        seen = f'if [ -e {place} ] || [ -L {place} ]; then [ -d {place} ] && [ -z "$(ls -A {place} | head -n 1)" ] || echo taken; fi'
+        return not (await transfer.shell(transfer.End(backend, "/"), seen)).strip()
+
+    def _difference(self, mount: Mount, path: str, before: Item | None, now: Item | None, home: Item | None, *, own: bool) -> Difference:
+        """`own`: what this machine has there is its own doing."""
         what: What = "modified"
         if now is None or before is None:
             what = "deleted" if now is None else "added"
         elif (before.kind, before.content) == (now.kind, now.content):
             what = "mode"
         obstacle = None
-        if home != before:
+        if own:
             obstacle = "changed on this machine meanwhile"
         elif now is not None and now.kind == "symlink" and not self._stays_inside(mount, path, now.content):
             obstacle = "a link that leads out of the folder"
@@ -298,7 +283,7 @@ class CopiedMounts:
             obstacle=obstacle,
             version="" if now is None else now.content,
         )
-        return _Difference(mount, path, before, now, change)
+        return Difference(mount, path, home, now, change)
 
     def _stays_inside(self, mount: Mount, path: str, target: str) -> bool:
         if target.startswith("/"):
@@ -335,55 +320,46 @@ class CopiedMounts:
         end = transfer.End(backend, mount.guest)
         async with transfer.scratch(end, near=False) as there:
             listing = f"{there}/list"
-            await transfer.shell(end, f"cd -P -- {shlex.quote(mount.guest)} && {{ {LIST}\n}} >{shlex.quote(listing)}")
+            place = shlex.quote(mount.guest)
+            gone = f"[ ! -e {place} ] && [ ! -L {place} ]"
+            await transfer.shell(end, f"if {gone}; then printf '\\0'; else cd -P -- {place} && {{ {LIST}\n}}; fi >{shlex.quote(listing)}")
             return parse_listing((await backend.read(listing)).data)
 
-    async def _base(self, mount: Mount, token: str) -> dict[str, Item]:
+    async def _base(self, mount: Mount, token: str) -> _Base:
         record = await _in_thread(lambda: mount_records.load(token))
         if record is None or record["host"] != mount.host or record["guest"] != mount.guest:
             raise Gone(
                 f"what was copied to {mount.guest} is not known on this machine; copy it home with vers_vm_copy, and compare it yourself"
             )
-        return {path: Item(**item) for path, item in record["items"].items()}
+        copy = str(record["copy"])
+        brought = await _in_thread(lambda: mount_records.brought(copy))
+        return _Base(
+            copy,
+            {path: Item(**item) for path, item in record["items"].items()},
+            {path: [None if state is None else Item(**state) for state in states] for path, states in brought.items()},
+        )
 
 
 @dataclass(frozen=True)
-class _Difference:
-    mount: Mount
-    path: str
-    """Relative to the folder."""
-    before: Item | None
-    now: Item | None
-    """What the guest has."""
-    change: Change
+class _Base:
+    """What a machine's copy began from."""
 
-
-def _chosen(found: list[_Difference], wanted: Sequence[str | Change] | None) -> list[_Difference]:
-    if wanted is None:
-        return found
-    if isinstance(wanted, str):
-        raise BadInput(f"{wanted!r} is one path; give a list of paths")
-    chosen: dict[str, _Difference] = {}
-    for one in wanted:
-        path = (one.path if isinstance(one, Change) else one).rstrip("/")
-        here = [each for each in found if any((name + "/").startswith(path + "/") for name in (each.change.path, each.change.host))]
-        if isinstance(one, Change):
-            here = [each for each in here if each.change.path == one.path]
-            if not here or replace(here[0].change, obstacle=one.obstacle) != one:
-                raise Conflict(
-                    f"{display_path(one.path)} is not as it was when its change was reviewed; nothing was brought home: look again"
-                )
-        if not here:
-            raise BadInput(
-                f"nothing was changed at {display_path(path) or '/'}; give paths that changes() lists, or folders that hold them"
-            )
-        chosen |= {each.change.path: each for each in here}
-    return [each for each in found if each.change.path in chosen]
+    copy: str
+    """Which copy it is; branches of the machine have the same."""
+    items: dict[str, Item]
+    brought: dict[str, list[Item | None]]
+    """What paths have become on this machine by bringing them home from it or its branches; None: they were removed."""
 
 
 def _name(mount: Mount) -> str:
     """The file on a guest that holds the token of its copy."""
     return hashlib.sha256(os.fsencode(mount.guest)).hexdigest()[:32]
+
+
+def _note(mount: Mount, token: str) -> str:
+    """Has the guest know which copy it has."""
+    name = _name(mount)
+    return f'umask 077; d={_STATE}; mkdir -p "$d" && printf %s {token} >"$d/{name}.new" && mv "$d/{name}.new" "$d/{name}"'
 
 
 def _unpack(scratch: str, goal: str) -> str:
@@ -392,8 +368,10 @@ def _unpack(scratch: str, goal: str) -> str:
     return (
         f"p={place}\n"
         'if [ -L "$p" ] || { [ -e "$p" ] && [ ! -d "$p" ]; } || [ -n "$(ls -A "$p" 2>/dev/null | head -n 1)" ]; then echo taken; exit; fi\n'
-        f"if [ -d {place} ]; then tar -xpof {archive} -C {place}; exit; fi\n"
-        f"mkdir -- {tree} && tar -xpof {archive} -C {tree} && mkdir -p -- {shlex.quote(posixpath.dirname(goal))} && mv -- {tree} {place}"
+        f"if [ -d {place} ]; then tar -xpof {archive} -C {place}\n"
+        f"else mkdir -- {tree} && tar -xpof {archive} -C {tree} && "
+        f"mkdir -p -- {shlex.quote(posixpath.dirname(goal))} && mv -- {tree} {place}\n"
+        "fi || exit"
     )
 
 

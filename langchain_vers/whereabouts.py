@@ -36,6 +36,10 @@ class Whereabouts:
         self._told[holder] = attachment
         self._remember(holder, attachment, None)
 
+    def is_told(self, holder: str | None) -> bool:
+        """Whether a program has moved a thread, and none of its calls has been there yet."""
+        return holder in self._told
+
     def remembered(self, holder: str | None) -> Attachment | None:
         """Where a thread was last, None if it never was anywhere else than where threads begin."""
         return self._remembered.get(holder)

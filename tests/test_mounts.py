@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -264,7 +265,33 @@ def test_a_folder_that_is_gone(ground: Ground) -> None:
     answer = direct(ground.toolkit.get_tools(), ("bash", {"command": "touch ran"}))[0]
     assert (answer.status, answer.artifact["error"]) == ("error", "Missing")
     assert not (ground.machine / "ran").exists()
+    ground.project.with_name("elsewhere").rename(ground.project)
+    ground.do("true")
+    ground.project.rename(ground.project.with_name("elsewhere"))
     with pytest.raises(Missing):
+        ground.context.changes()
+
+
+def test_a_look_changes_nothing(ground: Ground) -> None:
+    """Neither the machine nor the user's state: nothing was copied yet, so that nothing has changed."""
+    assert ground.context.changes() == [] and ground.context.pull() == []
+    assert list(ground.machine.iterdir()) == [] and not (Path.home() / ".local").exists()
+    ground.guest.mkdir()
+    assert ground.context.changes() == []
+    (ground.guest / "own").write_text("x")
+    with pytest.raises(Gone, match="or it is none"):
+        ground.context.pull()
+    assert not (ground.project / "own").exists()
+
+
+def test_the_whole_copy_was_removed(ground: Ground) -> None:
+    ground.do("rm -r work")
+    assert set(ground.changes().values()) == {"deleted"} and len(ground.changes()) == len(tree_of(ground.project))
+    ground.context.pull()
+    assert tree_of(ground.project) == {} and ground.changes() == {}
+    # What is there instead, and cannot be looked at, is no empty folder.
+    ground.do("ln -s /nowhere work")
+    with pytest.raises(VersError):
         ground.context.changes()
 
 
@@ -283,8 +310,8 @@ def test_another_process_knows_what_was_copied(ground: Ground) -> None:
 
 
 async def test_async_faces(ground: Ground) -> None:
-    (change,) = [*await ground.context.achanges(), None]
-    assert change is None
+    await asyncio.to_thread(ground.do, "true")
+    assert await ground.context.achanges() == []
     (ground.guest / "new").write_text("n")
     (change,) = await ground.context.apull(None, await ground.context.achanges())
     assert (change.what, change.size, change.host) == ("added", 1, str(ground.project / "new"))

@@ -116,6 +116,7 @@ def answered(graph: Any, config: Any) -> tuple[str, str]:
     return answer.status, str(answer.content)
 
 
+@pytest.mark.full
 def test_one_that_is_gone_holds_nothing(world: World) -> None:
     with world.process() as second:
         with world.process(lease=3600) as first:

@@ -100,10 +100,10 @@ class World:
             yield Process(made, inner if wrap is None else wrap(inner, made, **options))
 
     @contextlib.asynccontextmanager
-    async def aprocess(self, **options: Any) -> AsyncIterator[Process]:
+    async def aprocess(self, context: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Process]:
         """The same, its saver an async one of the running loop."""
         database = Database("aiosqlite", self.database.url)
-        async with database.aopen() as inner, BackendContext(data_dir=self.data_dir, local=False) as made:
+        async with database.aopen() as inner, BackendContext(data_dir=self.data_dir, **{"local": False, **(context or {})}) as made:
             yield Process(made, VersSaver(inner, made, **options))
 
     # --- looks ---
