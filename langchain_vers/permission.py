@@ -69,10 +69,10 @@ async def judge(
     needed = policy.needs
     script = await _script(reach.command) if reach.command is not None and "command" in needed else None
     spots = _spots(reach, script) if "paths" in needed else []
+    elsewhere = reach.vm is not None  # by its name, and then not where the thread's own commands start
     machine = Machine(attachment.backend, attachment.machine_id)
     if reach.vm is not None:
         machine = Machine("vers", await context.resolve_vm(reach.vm))
-    elsewhere = machine.machine_id != attachment.machine_id or machine.backend != attachment.backend
     cwd = None if elsewhere else attachment.cwd
     if spots and not elsewhere and not any(spot.at for spot in spots):
         request = Request(tool, arguments, machine, cwd, script, by=by)

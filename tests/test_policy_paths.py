@@ -191,6 +191,16 @@ def test_a_path_that_is_translated_is_judged_as_the_machine_sees_it(make_toolkit
     assert one(tools, "read", path=f"{folder}/open").content == "fine"
 
 
+def test_a_vm_by_its_name_is_judged_where_its_commands_start(make_toolkit: Any) -> None:
+    """Also if it is the thread's own, which is in another directory: there the name is the same and the file another."""
+    toolkit = make_toolkit(policy=Policy(Rule(Deny("not this"), paths=["~/keep"])))
+    tools = toolkit.get_tools()
+    vm_id = one(tools, "vers_vm_create").artifact["machine_id"]
+    assert one(tools, "bash", command="mkdir d; cd d").status == "success"
+    assert one(tools, "bash", command="cat keep || true").status == "success"
+    assert "not this" in one(tools, "vers_vm_exec", vm_id=vm_id, command="cat keep").content
+
+
 def test_what_searches_find_in_protected_files_is_left_out(place: Path) -> None:
     (place / "src" / "b.txt").write_text("KEY here")
     toolkit = VersToolkit(local=str(place), policy=Policy.careful())

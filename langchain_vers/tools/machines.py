@@ -6,6 +6,7 @@ import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -248,7 +249,21 @@ async def vm_delete(call: Call, *, vm_id: str) -> Answer:
 
 async def vm_copy(call: Call, *, source: str, destination: str, recursive: bool = False) -> Answer:
     start, end = await _end(call.context, source), await _end(call.context, destination)
+    own = (await call.context.attachment_at(call.place)).machine_id
+    if own is not None and own in {start.backend.machine_id, end.backend.machine_id}:
+        # The thread's own machine is where the conversation is, and what arrives there is a change of it.
+        async with call.changing() if end.backend.machine_id == own else _reading(call) as route:
+            start, end = (replace(at, backend=route.backend) if at.backend.machine_id == own else at for at in (start, end))
+            return await _copy(call, start, end, recursive)
+    return await _copy(call, start, end, recursive)
 
+
+@asynccontextmanager
+async def _reading(call: Call) -> AsyncIterator[Route]:
+    yield await call.route()
+
+
+async def _copy(call: Call, start: transfer.End, end: transfer.End, recursive: bool) -> Answer:
     def progress(done: int, total: int) -> None:
         call.emit(f"copied {format_size(done)} of {format_size(total)}\n")
 

@@ -40,6 +40,25 @@ def test_a_vm_that_is_given_is_committed_before_its_first_change(world: World, a
         assert "before" in answers(graph.get_state(thread()).values)[0].content
 
 
+@AGAIN
+def test_what_is_copied_into_the_machine_is_a_change_of_it(world: World, again: bool) -> None:
+    vm, other = world.vm(), world.vm()
+    world.sh(other, "echo copied > ~/log")
+    log = world.sh(vm, "echo ~/log").strip()
+    before = world.commits()
+    copy = ("vers_vm_copy", {"source": f"vm:{other}:{log}", "destination": f"vm:{vm}:{log}"})
+    with world.process(context={"vm": vm}) as process:
+        graph = process.agent([append("a")], [copy], [append("b")], "done")
+        graph.invoke(GO, thread())
+        assert world.log(vm) == ["copied", "b"] and len(world.commits() - before) == 4
+        if not again:
+            assert [world.log_at(process, at(graph, thread(), after(count))) for count in (1, 2, 3)] == [["a"], ["copied"], ["copied", "b"]]
+    if again:
+        with world.process(context={"vm": vm}) as process:
+            graph = process.agent("done")
+            assert [world.log_at(process, at(graph, thread(), after(count))) for count in (1, 2, 3)] == [["a"], ["copied"], ["copied", "b"]]
+
+
 def test_each_thread_has_its_own_history(world: World) -> None:
     with world.process() as process:
         graph = process.agent(create(), [append("a")], [append("b")], "done", [append("c")], "done")
