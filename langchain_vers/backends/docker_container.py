@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from langchain_vers._io import io
-from langchain_vers.backends import sessions
+from langchain_vers.backends import docker_disk, sessions
+from langchain_vers.backends.disk_guard import DiskGuard
+from langchain_vers.backends.disk_watch import Watch
 from langchain_vers.backends.docker_engine import Engine, Hijacked
 from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
 from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
@@ -18,7 +21,7 @@ from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.pool import MAX_SPARES
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.backends.spares import Spares
-from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
+from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, DiskFull, Gone, Unreachable, VersError
 
 T = TypeVar("T")
 Ready = Callable[[Process, str], Awaitable[Session]]
@@ -63,6 +66,7 @@ class Container:
         self._side_by_side = asyncio.Semaphore(SIDE_BY_SIDE)
         self._closed = False
         self._spares = Spares(self._start, _waits)
+        self.guard = DiskGuard(self._empty)
 
     @property
     def words(self) -> str:
@@ -90,6 +94,7 @@ class Container:
             self.keep_track()
             image = self.image
             self.id = await io.blocking(lambda: self.engine.create(image, self.shape, copies=True))
+            await self._watch(await io.blocking(self.engine.inspect, self.id))
             return self.id
         try:
             found = await io.blocking(self.engine.inspect, self.id)
@@ -99,6 +104,7 @@ class Container:
         self.id = str(found["Id"])
         if (reason := self._reason(found)) is not None:
             raise reason
+        await self._watch(found)
         return self.id
 
     def keep_track(self) -> None:
@@ -131,6 +137,8 @@ class Container:
         opening, self._opening = self._opening, None
         if opening is not None and not opening.done():
             await asyncio.gather(opening, return_exceptions=True)
+        self.guard.stop()
+        await self.guard.at_rest()
         self._closed = True
         await self._spares.close()
         await asyncio.gather(*self._starting, return_exceptions=True)
@@ -160,7 +168,12 @@ class Container:
 
     async def session(self) -> Session:
         """A session that waits for its call."""
-        return await self._spares.take()
+        try:
+            return await self._spares.take()
+        except VersError:
+            if not await self.guard.at_rest():
+                raise
+            return await self._spares.take()  # all that ran was being ended, and nothing of this call had begun
 
     async def _start(self) -> Session:
         starting = asyncio.get_running_loop().create_task(self._started())
@@ -186,9 +199,13 @@ class Container:
 
     async def _served(self, container: str, connection: Hijacked) -> Session:
         """A session on a connection to the loop in the container, when its shell is ready."""
-        mark = Session.new_mark()
+        mark, before = Session.new_mark(), self.guard.count
+
+        async def ended() -> bool:
+            return self.guard.count == before and await self._ended(container, connection.process)
+
         try:
-            process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
+            process = DockerProcess(connection, mark, ended)
         except BaseException:
             connection.close()
             raise
@@ -211,8 +228,9 @@ class Container:
         self._spares.refill()
 
     async def _connected(self, container: str) -> Hijacked:
-        """Have the engine start the loop that serves sessions: it answers before it has done so."""
-        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user)))
+        """Have the engine start the loop that serves sessions: it answers before it has."""
+        argv = ["sh", "-c", serve(None if self.attached else self.shape.disk)]
+        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user)))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 return await asyncio.shield(starting)
@@ -255,6 +273,45 @@ class Container:
         async with _gate(self.id).commit():
             await io.blocking(self.engine.restart, self.id)
         return True
+
+    # --- what it takes of the disk ---
+
+    async def _watch(self, found: dict[str, Any]) -> None:
+        """Watch its disk until it is closed, if this package has made it."""
+        allowed = self.shape.disk
+        if allowed is None or self.attached or _labels(found).get(LABEL) != "container":
+            return
+        size, root = lambda: self.engine.size(str(found["Id"])), os.geteuid() == 0
+        seen = await io.blocking(lambda: docker_disk.places(found, self.shape.binds, size, root=root))
+        try:
+            await self.guard.begin(Watch(seen, allowed, whole={docker_disk.OWN}))
+        except OSError as error:
+            if isinstance(error, VersError):
+                raise
+            raise Unreachable(f"what {self.words} takes of the disk cannot be watched ({error}); give disk=None to go without") from error
+
+    async def _empty(self) -> None:
+        """Kill all that runs in it, and start it anew with its files as they are. No call begins meanwhile."""
+        assert self.id is not None
+        killing = asyncio.ensure_future(io.blocking(self.engine.kill, self.id))
+        async with _gate(self.id).commit():
+            await killing
+            await io.blocking(self.engine.restart, self.id)
+
+    async def explain_fullness(self, error: VersError, before: int) -> None:
+        """Raise what a call's failure means, if that is the disk. `before` is the guard's count when the call began.
+
+        Raises:
+            DiskFull: all that ran was ended because the disk had filled.
+        """
+        if self.guard.count == before:
+            return
+        await self.guard.at_rest()
+        raise DiskFull(
+            f"{self.guard.overgrown[-1]} in {self.words} took more than may be (disk, {self.shape.disk} bytes), and all that ran in it was "
+            "ended; delete what is not needed, a few files at a time",
+            machine_id=self.id,
+        ) from error
 
     # --- what is wrong with it ---
 

@@ -1,0 +1,199 @@
+"""The escape suite over DockerBackend, in containers of Docker's own engine and of Podman's, and what of it only containers have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rigs.docker import IMAGE, ContainerEngine
+from rigs.users import ROOT, ordinary_user
+
+from langchain_vers._io import run
+from langchain_vers.backends import docker_disk
+from langchain_vers.backends.base import Backend, ExecResult
+from langchain_vers.backends.docker import DockerBackend
+from langchain_vers.backends.docker_disk import OWN, SETTINGS
+from langchain_vers.errors import DiskFull
+from langchain_vers.testing.escapes import PLACES, Bounds, EscapeConformance, MiB
+from langchain_vers.testing.harness import shell
+
+DISK = 128 * MiB
+PROCESSES = 64
+
+
+def _container(engine: ContainerEngine) -> Iterator[DockerBackend]:
+    backend = engine.backend(pids=PROCESSES, memory="512m", disk=DISK)
+    yield backend
+    run(backend.delete())
+    run(backend.close())
+
+
+class ContainerEscapes(EscapeConformance):
+    @pytest.fixture
+    def bounds(self) -> Bounds:
+        return Bounds(processes=PROCESSES, disk=DISK)
+
+
+class TestOnDocker(ContainerEscapes):
+    """Filling the disk in one place by default, in all of them in the full run."""
+
+    @pytest.fixture
+    def backend(self, dockerd: ContainerEngine) -> Iterator[Backend]:
+        yield from _container(dockerd)
+
+    @pytest.fixture(params=["/tmp", *(pytest.param(place, marks=pytest.mark.full) for place in PLACES if place != "/tmp")])
+    def where(self, request: pytest.FixtureRequest) -> str:
+        place: str = request.param
+        return place
+
+
+@pytest.mark.full
+class TestOnPodman(ContainerEscapes):
+    @pytest.fixture
+    def backend(self, podman: ContainerEngine) -> Iterator[Backend]:
+        yield from _container(podman)
+
+
+# --- what only containers have ---
+
+
+@pytest.fixture
+def backend(dockerd: ContainerEngine) -> Iterator[DockerBackend]:
+    yield from _container(dockerd)
+
+
+FILL = "i=0; while head -c 4194304 /dev/zero >>f$i; do i=$((i+1)); done"
+
+
+def fills(backend: DockerBackend, command: str, what: str, **options: Any) -> None:
+    """A command that fills a disk is ended for that, and the container goes on afterwards."""
+    with pytest.raises(DiskFull, match=rf"^{what} in container .*disk, {DISK} bytes") as error:
+        run(backend.exec(command, timeout=120, **options))
+    assert error.value.machine_id == backend.machine_id
+    assert run(shell(backend, "ps -e | grep -c 'sleep$'")) == "1"  # that of process 1
+
+
+def test_all_that_runs_is_ended_and_work_goes_on(backend: DockerBackend) -> None:
+    run(shell(backend, "setsid sleep 600 >/dev/null 2>&1 &"))
+    place = "/var/tmp"
+
+    async def both() -> list[BaseException | ExecResult]:
+        other = asyncio.create_task(backend.exec("echo up; sleep 600"))
+        return await asyncio.gather(backend.exec(FILL, cwd=place), other, return_exceptions=True)
+
+    assert [type(each) for each in run(both())] == [DiskFull, DiskFull]
+    assert run(shell(backend, "ps -e | grep -c 'sleep$'")) == "1"
+    taken = int(run(shell(backend, "du -sk .", cwd=place)).split()[0]) * 1024
+    assert DISK * 0.9 < taken < DISK * 2
+    assert run(shell(backend, "ls | wc -l", cwd=place)) != "0"  # a disk that is full is no reason to end what adds nothing
+    fills(backend, "head -c 60000000 /dev/zero >more", OWN, cwd=place)
+    run(shell(backend, "rm f* more; head -c 60000000 /dev/zero >enough", cwd=place))
+
+
+def test_what_a_background_process_writes_counts(backend: DockerBackend) -> None:
+    run(backend.exec(f"cd /var/tmp; ({FILL}) >/dev/null 2>&1 &"))
+    fills(backend, "sleep 600", OWN)
+
+
+def test_files_without_a_name_count(backend: DockerBackend) -> None:
+    """They are in no folder, and stay until the last process lets go of them."""
+    hold = "for i in 1 2 3 4; do ( exec 3>f$i; rm f$i; head -c 60000000 /dev/zero >&3; exec sleep 600 ) & done; wait"
+    fills(backend, hold, OWN, cwd="/var/tmp")
+    assert int(run(shell(backend, "du -sk /var/tmp")).split()[0]) < 1024
+
+
+def test_a_file_cannot_be_larger_than_the_disk(backend: DockerBackend) -> None:
+    run(shell(backend, f"truncate -s {DISK} sparse", cwd="/var/tmp"))
+    assert run(backend.exec(f"truncate -s {DISK + 1} sparse", cwd="/var/tmp")).exit_code != 0
+
+
+def test_the_engines_files_in_etc_are_no_way_round(backend: DockerBackend) -> None:
+    """They lie outside of the container's own files."""
+    many = "for f in hosts resolv.conf hostname; do head -c 60000000 /dev/zero >>/etc/$f; done; sleep 600"
+    fills(backend, many, SETTINGS)
+
+
+def test_the_engines_log_is_no_way_round(dockerd: ContainerEngine, backend: DockerBackend) -> None:
+    """What process 1 prints an engine keeps for ever, and root may write to where it prints."""
+    run(shell(backend, "head -c 1000000 /dev/zero | tr '\\0' '\\n' >/proc/1/fd/1"))
+    kept = sum(path.stat().st_size for path in (dockerd.folder / "data" / "containers" / str(backend.machine_id)).rglob("*"))
+    assert kept < 100_000
+
+
+def test_folders_of_this_machine_count(dockerd: ContainerEngine, tmp_path: Path) -> None:
+    (tmp_path / "before").write_bytes(bytes(2 * DISK))
+    backend = dockerd.backend(workspace=tmp_path, disk=DISK)
+    try:
+        run(shell(backend, "head -c 60000000 /dev/zero >small"))
+        fills(backend, FILL, "/workspace")
+        run(shell(backend, "rm f* small; head -c 60000000 /dev/zero >small"))
+    finally:
+        run(backend.delete())
+        run(backend.close())
+
+
+def test_volumes_of_the_image_count(dockerd: ContainerEngine) -> None:
+    made = dockerd.api.create_container(IMAGE, ["true"])["Id"]
+    image = dockerd.api.commit(made, changes=["VOLUME /data"])["Id"]
+    dockerd.api.remove_container(made)
+    backend = dockerd.backend(image, disk=DISK)
+    try:
+        fills(backend, FILL, "/data", cwd="/data")
+    finally:
+        run(backend.delete())
+        run(backend.close())
+        dockerd.api.remove_image(image)
+
+
+def test_branches_are_bounded_too(dockerd: ContainerEngine, backend: DockerBackend) -> None:
+    [machine] = run(backend.branch())
+    branch = backend.at(machine)
+    try:
+        fills(branch, FILL, OWN, cwd="/var/tmp")
+    finally:
+        run(branch.delete())
+        run(branch.close())
+
+
+@pytest.mark.skipif(not ROOT, reason="an ordinary user has run these tests already")
+def test_an_ordinary_user_has_the_engine_count(dockerd: ContainerEngine) -> None:
+    """Who may use the engine, but not look into its folders."""
+    dockerd.folder.chmod(0o755)
+    dockerd.socket.chmod(0o666)
+    with ordinary_user():
+        backend = dockerd.backend(disk=DISK)
+        try:
+            fills(backend, FILL, OWN, cwd="/var/tmp")
+            run(shell(backend, "rm /var/tmp/f*; head -c 60000000 /dev/zero >/var/tmp/enough"))
+        finally:
+            run(backend.delete())
+            run(backend.close())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("of", ["docker", "podman"])
+def test_an_engine_elsewhere_counts_by_itself(of: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = request.getfixturevalue("dockerd" if of == "docker" else "podman")
+    monkeypatch.setattr(docker_disk, "is_here", lambda _: False)
+    backend = engine.backend(disk=DISK)
+    try:
+        fills(backend, f"{FILL} & sleep 600", OWN, cwd="/var/tmp")
+        run(shell(backend, "rm /var/tmp/f*; head -c 60000000 /dev/zero >/var/tmp/enough"))
+    finally:
+        run(backend.delete())
+        run(backend.close())
+
+
+def test_containers_of_others_are_left_alone(dockerd: ContainerEngine) -> None:
+    theirs = dockerd.api.create_container(IMAGE, ["sleep", "86400"])["Id"]
+    dockerd.api.start(theirs)
+    try:
+        for backend in (dockerd.backend(None, container=theirs), dockerd.backend(disk=DISK).at(theirs)):
+            run(shell(backend, "head -c 200000000 /dev/zero >/var/tmp/large; rm /var/tmp/large"))
+            assert backend._container.guard.places == ()
+            run(backend.close())
+    finally:
+        dockerd.api.remove_container(theirs, force=True)
