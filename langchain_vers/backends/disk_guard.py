@@ -25,6 +25,11 @@ class DiskGuard:
         """How often all was ended so far."""
         return len(self.overgrown)
 
+    @property
+    def watching(self) -> bool:
+        """Whether anything is watched."""
+        return self._watching is not None
+
     async def begin(self, watch: Watch) -> None:
         """Watch from now on.
 

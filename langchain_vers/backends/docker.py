@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from langchain_vers._io import io
 from langchain_vers.backends import docker_options as options
+from langchain_vers.backends import docker_strays
 from langchain_vers.backends.base import ExecResult, OutputCallback, Snapshots
 from langchain_vers.backends.docker_container import Container
 from langchain_vers.backends.docker_engine import Engine
@@ -159,6 +160,13 @@ class DockerBackend(ShellBackend, Snapshots):
             # A container that may have no further process (a fork bomb) can stop nothing by itself.
             if not await self._container.emptied():
                 raise
+        else:
+            container = self._container
+            if not (container.attached or await docker_strays.killed(container.run, running.started) or await container.emptied()):
+                raise Unreachable(
+                    f"the command was stopped, but {self._where} did not say that it has left nothing behind; look with `docker top`",
+                    machine_id=self.machine_id,
+                )
 
     async def _call(
         self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True, changes: bool = False

@@ -8,7 +8,6 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from langchain_vers._io import io
 from langchain_vers.backends import docker_disk, sessions
@@ -17,7 +16,7 @@ from langchain_vers.backends.disk_watch import Watch
 from langchain_vers.backends.docker_engine import Engine, Hijacked
 from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
 from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
-from langchain_vers.backends.gate import Gate
+from langchain_vers.backends.gate import gate_of
 from langchain_vers.backends.pool import MAX_SPARES
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.backends.spares import Spares
@@ -191,7 +190,7 @@ class Container:
             async with self._side_by_side:
                 if self._idle:
                     return await self._served(container, self._idle.pop())
-                async with _gate(container).call():
+                async with gate_of(container).call():
                     return await self._served(container, await self._connected(container))
         except VersError as error:
             await self.explain(error)
@@ -229,7 +228,7 @@ class Container:
 
     async def _connected(self, container: str) -> Hijacked:
         """Have the engine start the loop that serves sessions: it answers before it has."""
-        argv = ["sh", "-c", serve(None if self.attached else self.shape.disk)]
+        argv = ["sh", "-c", serve(self.shape.disk if self.guard.watching else None)]
         starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user)))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
@@ -244,8 +243,14 @@ class Container:
             starting.add_done_callback(_close)
             raise
 
+    async def run(self, argv: list[str]) -> bytes:
+        """Run a program of ours in it as root; what it prints."""
+        container = await self.open()
+        async with gate_of(container).call():
+            return await io.blocking(self.engine.run, container, argv)
+
     async def _ended(self, container: str, process: str) -> bool:
-        async with _gate(container).call():
+        async with gate_of(container).call():
             return await io.blocking(self.engine.ended, container, process)
 
     async def commit(self, kind: str, comment: str | None) -> str:
@@ -253,7 +258,7 @@ class Container:
         container, tag = await self.open(), secrets.token_hex(8)
 
         async def alone() -> str:
-            async with _gate(container).commit():
+            async with gate_of(container).commit():
                 return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
 
         # The gate opens when the engine has done with it, also for a caller who does not wait for that.
@@ -270,7 +275,7 @@ class Container:
         found = await io.blocking(self.engine.inspect, self.id)
         if self._reason(found) is not None or _labels(found).get(LABEL) != "container":
             return False
-        async with _gate(self.id).commit():
+        async with gate_of(self.id).commit():
             await io.blocking(self.engine.restart, self.id)
         return True
 
@@ -285,16 +290,16 @@ class Container:
         seen = await io.blocking(lambda: docker_disk.places(found, self.shape.binds, size, root=root))
         try:
             await self.guard.begin(Watch(seen, allowed, whole={docker_disk.OWN}))
+        except VersError:
+            raise
         except OSError as error:
-            if isinstance(error, VersError):
-                raise
-            raise Unreachable(f"what {self.words} takes of the disk cannot be watched ({error}); give disk=None to go without") from error
+            raise Unreachable(f"the disk of {self.words} cannot be watched ({error}); give disk=None to go without") from error
 
     async def _empty(self) -> None:
         """Kill all that runs in it, and start it anew with its files as they are. No call begins meanwhile."""
         assert self.id is not None
         killing = asyncio.ensure_future(io.blocking(self.engine.kill, self.id))
-        async with _gate(self.id).commit():
+        async with gate_of(self.id).commit():
             await killing
             await io.blocking(self.engine.restart, self.id)
 
@@ -357,18 +362,6 @@ class Container:
         return Unreachable(
             f"{self.words} does not run: it is {status}{killed}; start it again with `docker start {found['Id'][:12]}`", machine_id=self.id
         )
-
-
-_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Gate]] = WeakKeyDictionary()
-
-
-def _gate(container: str) -> Gate:
-    """What keeps starts of processes in a container and its commits apart.
-
-    An engine pauses a container for a commit. When a process is being started in it then, the pause may never end: Docker 20.10 with runc
-    1.1 waits for a process that has come into the frozen group, and thaws the group when it has come.
-    """
-    return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())
 
 
 def _waits(session: Session) -> bool:

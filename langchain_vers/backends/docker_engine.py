@@ -230,17 +230,23 @@ class Engine:
             )["Id"]
             return made
 
-    def _run(self, container: str, argv: Sequence[str]) -> None:
-        """Run a program of ours as root, and see that it succeeds."""
+    def run(self, container: str, argv: Sequence[str]) -> bytes:
+        """Run a program of ours as root, and see that it succeeds; what it prints."""
+        with self.errors(f"container {container[:12]}"):
+            return self._run(container, argv)
+
+    def _run(self, container: str, argv: Sequence[str]) -> bytes:
         made = self._api.exec_create(container, list(argv), user="0")["Id"]
         with contextlib.closing(self._attached(made)) as stream:  # the SDK's own way leaves the connection open
             stream.sock.settimeout(TIMEOUT)
             output = stream.early
             while data := stream.sock.recv(65536):
                 output += data
+        printed = b"".join(part for _, part in Frames().feed(output))
         if code := self._api.exec_inspect(made)["ExitCode"]:
-            text = b"".join(part for _, part in Frames().feed(output)).decode(errors="replace").strip()
+            text = printed.decode(errors="replace").strip()
             raise BadInput(f"{argv[0]} failed in container {container[:12]} with {code}: {text[-300:]}")
+        return printed
 
     def inspect(self, container: str) -> dict[str, Any]:
         """What a container is.

@@ -192,8 +192,8 @@ def test_containers_of_others_are_left_alone(dockerd: ContainerEngine) -> None:
     dockerd.api.start(theirs)
     try:
         for backend in (dockerd.backend(None, container=theirs), dockerd.backend(disk=DISK).at(theirs)):
-            run(shell(backend, "head -c 200000000 /dev/zero >/var/tmp/large; rm /var/tmp/large"))
-            assert backend._container.guard.places == ()
+            run(shell(backend, "head -c 200000000 /dev/zero >/var/tmp/large && rm /var/tmp/large"))
+            assert not backend._container.guard.watching
             run(backend.close())
     finally:
         dockerd.api.remove_container(theirs, force=True)
