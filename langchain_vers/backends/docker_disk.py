@@ -74,8 +74,9 @@ def places(found: Mapping[str, Any], mounts: tuple[Mount, ...], size: Callable[[
             found_places[mount.guest] = Folder(os.path.realpath(mount.host), held)
     if root:
         for volume in found.get("Mounts") or ():
-            if volume.get("Type") == "volume" and volume.get("RW") and Path(volume.get("Source") or "").is_dir():
-                found_places[str(volume.get("Destination"))] = Folder(str(volume["Source"]), held)
+            source = volume.get("Source")
+            if volume.get("Type") == "volume" and volume.get("RW") and source and Path(source).is_dir():
+                found_places[str(volume.get("Destination"))] = Folder(source, held)
         if (settings := found.get("HostsPath")) and Path(settings).is_file():
             found_places[SETTINGS] = Folder(str(Path(settings).parent))
     return found_places

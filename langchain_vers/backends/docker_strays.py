@@ -34,7 +34,7 @@ def parse(text: bytes) -> tuple[int, dict[int, Seen]]:
     """The ticks since the machine has started, and the live processes, of what `LOOK` has printed.
 
     Raises:
-        ValueError: that is something else.
+        ValueError, IndexError: that is something else.
     """
     uptime, *fields = text.split(b"\0")
     table = {}
@@ -75,6 +75,6 @@ async def killed(run: Run, started: float) -> bool:
             if not left:
                 return True
             await run(["sh", "-c", 'kill -9 "$@"; true', "sh", *map(str, sorted(left))])
-    except (VersError, ValueError):
+    except (VersError, ValueError, IndexError):
         pass
     return False

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rigs.docker import IMAGE, ContainerEngine
+from rigs.docker import IMAGE, ContainerEngine, DockerdOnBtrfs, DockerdOnXfs, engine
 from rigs.users import ROOT, ordinary_user
 
 from langchain_vers._io import run
@@ -18,7 +18,7 @@ from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.backends.docker_disk import OWN, SETTINGS
 from langchain_vers.errors import DiskFull
 from langchain_vers.testing.escapes import PLACES, Bounds, EscapeConformance, MiB
-from langchain_vers.testing.harness import shell
+from langchain_vers.testing.harness import Conformance, shell
 
 DISK = 128 * MiB
 PROCESSES = 64
@@ -55,6 +55,43 @@ class TestOnPodman(ContainerEscapes):
     @pytest.fixture
     def backend(self, podman: ContainerEngine) -> Iterator[Backend]:
         yield from _container(podman)
+
+
+@pytest.mark.full
+class TestWithQuotas(Conformance):
+    """Where the engine bounds a container's own files, nothing has to be ended for them."""
+
+    test_disk_cannot_be_filled = EscapeConformance.test_disk_cannot_be_filled
+    _works = EscapeConformance._works
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def with_quotas(cls) -> Iterator[ContainerEngine]:
+        yield from engine(DockerdOnBtrfs)
+
+    @pytest.fixture
+    def backend(self, with_quotas: ContainerEngine) -> Iterator[DockerBackend]:
+        for backend in _container(with_quotas):
+            yield backend
+            settings = with_quotas.api.inspect_container(backend.machine_id)["HostConfig"]
+            assert settings["StorageOpt"] == {"size": str(DISK)}
+            assert (backend._container.guard.overgrown, settings["SecurityOpt"]) == ([], ["no-new-privileges"])
+
+    @pytest.fixture
+    def bounds(self) -> Bounds:
+        return Bounds(disk=DISK)
+
+    @pytest.fixture(params=["/tmp", "/"])
+    def where(self, request: pytest.FixtureRequest) -> str:
+        place: str = request.param
+        return place
+
+
+@pytest.mark.full
+def test_an_engine_whose_quotas_are_switched_off() -> None:
+    for without_quotas in engine(DockerdOnXfs):
+        for backend in _container(without_quotas):
+            fills(backend, FILL, OWN, cwd="/var/tmp")
 
 
 # --- what only containers have ---
@@ -176,9 +213,9 @@ def test_an_ordinary_user_has_the_engine_count(dockerd: ContainerEngine) -> None
 @pytest.mark.full
 @pytest.mark.parametrize("of", ["docker", "podman"])
 def test_an_engine_elsewhere_counts_by_itself(of: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = request.getfixturevalue("dockerd" if of == "docker" else "podman")
+    elsewhere: ContainerEngine = request.getfixturevalue("dockerd" if of == "docker" else "podman")
     monkeypatch.setattr(docker_disk, "is_here", lambda _: False)
-    backend = engine.backend(disk=DISK)
+    backend = elsewhere.backend(disk=DISK)
     try:
         fills(backend, f"{FILL} & sleep 600", OWN, cwd="/var/tmp")
         run(shell(backend, "rm /var/tmp/f*; head -c 60000000 /dev/zero >/var/tmp/enough"))
