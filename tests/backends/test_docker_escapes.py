@@ -11,7 +11,7 @@ import pytest
 from rigs.docker import IMAGE, ContainerEngine, DockerdOnBtrfs, DockerdOnXfs, engine
 from rigs.users import ROOT, ordinary_user
 
-from langchain_vers._io import run
+from langchain_vers._io import on_io, run
 from langchain_vers.backends import docker_disk
 from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.docker import DockerBackend
@@ -43,6 +43,10 @@ class TestOnDocker(ContainerEscapes):
     @pytest.fixture
     def backend(self, dockerd: ContainerEngine) -> Iterator[Backend]:
         yield from _container(dockerd)
+
+    @pytest.mark.full
+    async def test_fork_bomb_is_contained(self, backend: Backend, bounds: Bounds) -> None:
+        await super().test_fork_bomb_is_contained(backend, bounds)
 
     @pytest.fixture(params=["/tmp", *(pytest.param(place, marks=pytest.mark.full) for place in PLACES if place != "/tmp")])
     def where(self, request: pytest.FixtureRequest) -> str:
@@ -85,6 +89,14 @@ class TestWithQuotas(Conformance):
     def where(self, request: pytest.FixtureRequest) -> str:
         place: str = request.param
         return place
+
+    async def test_a_full_disk_is_an_error_of_the_call_that_finds_it_full(self, backend: DockerBackend) -> None:
+        filled = await on_io(backend.exec("i=0; while head -c 4194304 /dev/urandom >/var/tmp/f$i; do i=$((i+1)); done", timeout=60))
+        assert filled.exit_code == 0 and b"quota" in filled.tail.lower()
+        with pytest.raises(DiskFull, match="/var/tmp/more"):
+            await on_io(backend.write("/var/tmp/more", bytes(8 * MiB)))
+        await on_io(shell(backend, "rm /var/tmp/f*; sync"))
+        await on_io(backend.write("/var/tmp/more", bytes(8 * MiB)))
 
 
 @pytest.mark.full
@@ -130,6 +142,7 @@ def test_all_that_runs_is_ended_and_work_goes_on(backend: DockerBackend) -> None
     run(shell(backend, "rm f* more; head -c 60000000 /dev/zero >enough", cwd=place))
 
 
+@pytest.mark.full
 def test_what_a_background_process_writes_counts(backend: DockerBackend) -> None:
     run(backend.exec(f"cd /var/tmp; ({FILL}) >/dev/null 2>&1 &"))
     fills(backend, "sleep 600", OWN)
@@ -145,6 +158,9 @@ def test_files_without_a_name_count(backend: DockerBackend) -> None:
 def test_a_file_cannot_be_larger_than_the_disk(backend: DockerBackend) -> None:
     run(shell(backend, f"truncate -s {DISK} sparse", cwd="/var/tmp"))
     assert run(backend.exec(f"truncate -s {DISK + 1} sparse", cwd="/var/tmp")).exit_code != 0
+    with pytest.raises(DiskFull):
+        run(backend.write("/var/tmp/large", bytes(DISK + 1)))
+    assert run(shell(backend, "ls /var/tmp")) == "sparse"
 
 
 def test_the_engines_files_in_etc_are_no_way_round(backend: DockerBackend) -> None:
@@ -172,6 +188,7 @@ def test_folders_of_this_machine_count(dockerd: ContainerEngine, tmp_path: Path)
         run(backend.close())
 
 
+@pytest.mark.full
 def test_volumes_of_the_image_count(dockerd: ContainerEngine) -> None:
     made = dockerd.api.create_container(IMAGE, ["true"])["Id"]
     image = dockerd.api.commit(made, changes=["VOLUME /data"])["Id"]
@@ -185,6 +202,7 @@ def test_volumes_of_the_image_count(dockerd: ContainerEngine) -> None:
         dockerd.api.remove_image(image)
 
 
+@pytest.mark.full
 def test_branches_are_bounded_too(dockerd: ContainerEngine, backend: DockerBackend) -> None:
     [machine] = run(backend.branch())
     branch = backend.at(machine)
