@@ -17,8 +17,8 @@ from langchain_vers.backends.base import Backend, ExecResult
 from langchain_vers.backends.docker import DockerBackend
 from langchain_vers.backends.docker_disk import OWN, SETTINGS
 from langchain_vers.errors import DiskFull
-from langchain_vers.testing.escapes import PLACES, Bounds, EscapeConformance, MiB
-from langchain_vers.testing.harness import Conformance, shell
+from langchain_vers.testing.escapes import Bounds, EscapeConformance, MiB
+from langchain_vers.testing.harness import Caller, Conformance, shell
 
 DISK = 128 * MiB
 PROCESSES = 64
@@ -37,21 +37,41 @@ class ContainerEscapes(EscapeConformance):
         return Bounds(processes=PROCESSES, disk=DISK)
 
 
-class TestOnDocker(ContainerEscapes):
-    """Filling the disk in one place by default, in all of them in the full run."""
+class TestSampleOnDocker(Conformance):
+    """What hangs on how a container is made, and on this package; the rest in the full run."""
 
-    @pytest.fixture
-    def backend(self, dockerd: ContainerEngine) -> Iterator[Backend]:
+    test_files_of_this_machine_cannot_be_read = EscapeConformance.test_files_of_this_machine_cannot_be_read
+    test_environment_of_this_process_is_not_to_be_read = EscapeConformance.test_environment_of_this_process_is_not_to_be_read
+    test_disk_cannot_be_filled = EscapeConformance.test_disk_cannot_be_filled
+    test_no_daemon_without_traces_outlives_the_time_limit = EscapeConformance.test_no_daemon_without_traces_outlives_the_time_limit
+    secret_variable = EscapeConformance.secret_variable
+    _outlive = EscapeConformance._outlive
+    _works = EscapeConformance._works
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, dockerd: ContainerEngine) -> Iterator[DockerBackend]:
         yield from _container(dockerd)
 
-    @pytest.mark.full
-    async def test_fork_bomb_is_contained(self, backend: Backend, bounds: Bounds) -> None:
-        await super().test_fork_bomb_is_contained(backend, bounds)
+    @pytest.fixture(params=["async"])
+    def call(self) -> Caller:
+        return on_io
 
-    @pytest.fixture(params=["/tmp", *(pytest.param(place, marks=pytest.mark.full) for place in PLACES if place != "/tmp")])
+    @pytest.fixture
+    def bounds(self) -> Bounds:
+        return Bounds(disk=DISK)
+
+    @pytest.fixture(params=["/tmp"])
     def where(self, request: pytest.FixtureRequest) -> str:
         place: str = request.param
         return place
+
+
+@pytest.mark.full
+class TestOnDocker(ContainerEscapes):
+    @pytest.fixture
+    def backend(self, dockerd: ContainerEngine) -> Iterator[Backend]:
+        yield from _container(dockerd)
 
 
 @pytest.mark.full
@@ -176,6 +196,7 @@ def test_the_engines_log_is_no_way_round(dockerd: ContainerEngine, backend: Dock
     assert kept < 100_000
 
 
+@pytest.mark.full
 def test_folders_of_this_machine_count(dockerd: ContainerEngine, tmp_path: Path) -> None:
     (tmp_path / "before").write_bytes(bytes(2 * DISK))
     backend = dockerd.backend(workspace=tmp_path, disk=DISK)
@@ -213,6 +234,7 @@ def test_branches_are_bounded_too(dockerd: ContainerEngine, backend: DockerBacke
         run(branch.close())
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not ROOT, reason="an ordinary user has run these tests already")
 def test_an_ordinary_user_has_the_engine_count(dockerd: ContainerEngine) -> None:
     """Who may use the engine, but not look into its folders."""
