@@ -112,22 +112,25 @@ class Growth:
 
     def __init__(self, place: Place, allowed: int, *, whole: bool = False) -> None:
         self._place = place
-        before = place.free()
-        self._used = place.usage()
-        taken = 0 if before is None or (now := place.free()) is None else now.taken_since(before)
-        self._limit = allowed if whole else self._used - taken + allowed
-        self._ceiling = self._limit
-        self._before = before
+        self._ceiling = self._used = 0
         self._rest = LATEST
-        self._due = time.monotonic()
         self.left = 0
         """Bytes that it might still grow when it was counted last; negative when it had grown too far."""
-        self.begin()
+        self.count()
+        now = place.free()
+        # What has come while it was counted may be in the count, and is not to be allowed for.
+        taken = 0 if self._before is None or now is None else now.taken_since(self._before)
+        self._limit = allowed if whole else self._used - taken + allowed
+        self._allow()
 
     def begin(self) -> None:
         """Count. A folder that is over its limit may grow by `LEEWAY` from now on."""
-        self._ceiling = self._limit
         self.count()
+        self._allow()
+
+    def _allow(self) -> None:
+        self._ceiling = self._limit
+        self.left = self._ceiling - self._used
         if self.left < LEEWAY:
             self._ceiling += LEEWAY - self.left
             self.left = LEEWAY
@@ -166,6 +169,7 @@ class Watch:
         self._allowed = allowed
         self._whole = whole
         self._growths: dict[str, Growth] = {}
+        self._begun = False
 
     async def begin(self) -> None:
         """Count what there is. A place that has grown too far may grow a little further from now on.
@@ -174,18 +178,22 @@ class Watch:
             VersError, OSError: a place cannot be counted.
         """
         for growth in self._growths.values():
-            await io.blocking(growth.begin)
+            with contextlib.suppress(VersError, OSError):  # it is counted as soon as that can be done
+                await io.blocking(growth.begin)
         for name, place in self._places.items():
             if name not in self._growths:
                 self._growths[name] = await io.blocking(lambda: Growth(place, self._allowed, whole=name in self._whole))  # noqa: B023
+        self._begun = True
 
     async def until_exceeded(self) -> str:
         """Wait until a place has grown too far; its name. Called again, such a place may grow a little further."""
-        await self.begin()
+        if not self._begun:
+            await self.begin()
+        self._begun = False
         while True:
             least = self._allowed
             for name, growth in self._growths.items():
-                with contextlib.suppress(VersError, OSError):  # it is away for the moment, and what is in it cannot grow either
+                with contextlib.suppress(VersError, OSError):  # it is looked at again the next time
                     if growth.room() < 0:
                         await io.blocking(growth.count)
                         if growth.left < 0:
