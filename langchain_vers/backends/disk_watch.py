@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -54,8 +55,10 @@ def free(folder: str) -> Free:
     return Free(found.f_bfree * found.f_frsize, found.f_ffree)
 
 
-def usage(folder: str) -> int:
+def usage(folder: str, enough: float = math.inf) -> int:
     """Bytes that a folder takes, without what is mounted below. Blocks as long as du(1) needs, some microseconds per file.
+
+    It is counted no further than it has to be to know that there are more than `enough`: whoever writes goes on meanwhile.
 
     Raises:
         OSError: du(1) cannot be started.
@@ -64,6 +67,8 @@ def usage(folder: str) -> int:
     for unit, options in ((1, ["--block-size=1"]), (PER_FILE, ["--inodes"])):
         lines = _du([*options, "--", folder])
         total += unit * int(lines[-1].split()[0]) if lines else 0
+        if total > enough:
+            break
     return total
 
 
@@ -84,8 +89,8 @@ class Place(Protocol):
     def free(self) -> Free | None:
         """What its file system has left, in microseconds; None if that is out of sight."""
 
-    def usage(self) -> int:
-        """Bytes that it takes."""
+    def usage(self, enough: float = math.inf) -> int:
+        """Bytes that it takes, or some number above `enough`, if they are more than that."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,10 @@ class Folder:
         """See `Place`."""
         return free(self.path)
 
-    def usage(self) -> int:
+    def usage(self, enough: float = math.inf) -> int:
         """See `Place`."""
-        return usage(self.path) + self.nameless()
+        named = usage(self.path, enough)
+        return named if named > enough else named + self.nameless()
 
 
 class Growth:
@@ -116,7 +122,7 @@ class Growth:
         self._rest = LATEST
         self.left = 0
         """Bytes that it might still grow when it was counted last; negative when it had grown too far."""
-        self.count()
+        self._count(math.inf)
         now = place.free()
         # What has come while it was counted may be in the count, and is not to be allowed for.
         taken = 0 if self._before is None or now is None else now.taken_since(self._before)
@@ -125,7 +131,7 @@ class Growth:
 
     def begin(self) -> None:
         """Count. A folder that is over its limit may grow by `LEEWAY` from now on."""
-        self.count()
+        self._count(math.inf)
         self._allow()
 
     def _allow(self) -> None:
@@ -137,9 +143,12 @@ class Growth:
 
     def count(self) -> None:
         """Find out how much it may still grow."""
+        self._count(self._ceiling)
+
+    def _count(self, enough: float) -> None:
         self._before = self._place.free()
         began, used = time.monotonic(), self._used
-        self._used = self._place.usage()
+        self._used = self._place.usage(enough)
         self.left = self._ceiling - self._used
         ended = time.monotonic()
         calmer = LATEST if self._used > used else min(2 * self._rest, CALM)

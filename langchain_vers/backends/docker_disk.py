@@ -14,6 +14,7 @@ hides by their mode, and files that have been deleted and are still open. Nothin
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Layer:
         """See `Place`."""
         return None if self.near is None else free(self.near)
 
-    def usage(self) -> int:
+    def usage(self, enough: float = math.inf) -> int:
         """See `Place`."""
         return self.size()
 

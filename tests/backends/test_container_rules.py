@@ -135,7 +135,7 @@ class Counted:
     def free(self) -> None:
         return None
 
-    def usage(self) -> int:
+    def usage(self, enough: float = 0) -> int:
         self.counts += 1
         return self.taken
 
@@ -158,6 +158,22 @@ def test_a_place_out_of_sight_is_counted_seldom(monkeypatch: pytest.MonkeyPatch)
     assert growth.room() < 0
     growth.count()
     assert growth.left < 0
+
+
+def test_nothing_is_counted_further_than_it_has_to_be(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(1 << 20))
+    asked: list[int] = []
+
+    def nameless() -> int:
+        asked.append(1)
+        return 5
+
+    place = Folder(str(tmp_path), nameless)
+    all_of_it = place.usage()
+    assert all_of_it > (1 << 20) + 2 * disk_watch.PER_FILE
+    assert asked == [1]
+    assert 1 << 20 < place.usage(enough=1 << 20) < all_of_it
+    assert asked == [1]
 
 
 def test_what_is_there_counts_where_the_whole_is_bounded() -> None:
