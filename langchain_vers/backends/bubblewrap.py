@@ -22,8 +22,9 @@ from weakref import WeakKeyDictionary
 from langchain_vers._io import io
 from langchain_vers.backends import jail
 from langchain_vers.backends.base import ExecResult, OutputCallback
-from langchain_vers.backends.disk_watch import Watch
+from langchain_vers.backends.disk_watch import Folder, Watch
 from langchain_vers.backends.environment import Environment, checked, guest_environment
+from langchain_vers.backends.open_files import in_namespace, nameless
 from langchain_vers.backends.own_folder import Own
 from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.sandbox import NO_ANSWER, Limits, Sandbox
@@ -110,7 +111,7 @@ class BubblewrapBackend(ShellBackend):
             self._own = await io.blocking(Own)
         made_of = await io.blocking(self._made_of, self._own.path)
         if self._watch is None and self._limits.disk is not None:
-            self._watch = Watch(self._grows(made_of), self._limits.disk)
+            self._watch = Watch({name: Folder(path, self._nameless) for name, path in self._grows(made_of).items()}, self._limits.disk)
         environment = guest_environment(os.environ, home=jail.HOME, inherit=self._inherit)
         return await Sandbox.start(made_of, self._limits, environment, self._ready, watch=self._watch, before=self._before())
 
@@ -150,6 +151,10 @@ class BubblewrapBackend(ShellBackend):
     def _grows(self, made_of: jail.Jail) -> dict[str, str]:
         """The folders of this machine that commands can make grow, by the names that commands have for them."""
         return {jail.WORKSPACE: made_of.workspace, **{bind.guest: bind.host for bind in made_of.binds if bind.mode == "rw"}}
+
+    def _nameless(self) -> int:
+        """Bytes of files that were deleted and are still open in the sandbox."""
+        return 0 if self._sandbox is None else nameless(in_namespace(self._sandbox.namespace))
 
     def _before(self) -> Sequence[str]:
         return ()

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from langchain_vers._io import io
 from langchain_vers.backends import docker_options as options
+from langchain_vers.backends import docker_strays
 from langchain_vers.backends.base import ExecResult, OutputCallback, Snapshots
 from langchain_vers.backends.docker_container import Container
 from langchain_vers.backends.docker_engine import Engine
@@ -41,8 +42,10 @@ class DockerBackend(ShellBackend, Snapshots):
         workdir: where commands start; "/workspace" when there is a workspace, else the user's home.
         mounts: further folders. A copy is made once, with the container.
         memory: bytes, or a size such as "512m"; no swap on top. None: no limit.
-        disk: the same for what its own files may take, apart from mounts. Only engines whose storage has quotas can (overlay2 on XFS with
-            `pquota`, btrfs, zfs); others refuse to make the container. None: no limit but the disk's.
+        disk: the same for what its own files may take, for what each folder that it may write may grow by, and for the largest file. An
+            engine whose storage has quotas (overlay2 on XFS with `pquota`, btrfs, zfs) bounds its own files; else they are watched while
+            this backend is in use, and what makes them grow too far is ended with all that runs in the container, a moment late: see
+            `docker_disk` for how long, and for what an engine elsewhere leaves unwatched. None: no limit but the disk's.
         cpus: how many processors' time it may use, such as 1.5. None: no limit.
         pids: how many processes and threads it may have.
         network: the name of one of the engine's networks. None: no network at all.
@@ -52,6 +55,7 @@ class DockerBackend(ShellBackend, Snapshots):
 
     Raises:
         BadInput: an option makes no sense.
+        DiskFull: by every call, when the container's files or a folder grew too far while it ran.
     """
 
     name = "docker"
@@ -67,7 +71,7 @@ class DockerBackend(ShellBackend, Snapshots):
         workdir: str | None = None,
         mounts: Sequence[Mount] = (),
         memory: int | str | None = None,
-        disk: int | str | None = None,
+        disk: int | str | None = options.DISK,
         cpus: float | None = None,
         pids: int | None = None,
         network: str | None = None,
@@ -133,18 +137,19 @@ class DockerBackend(ShellBackend, Snapshots):
         on_output: OutputCallback | None = None,
     ) -> ExecResult:
         """See `Backend.exec`."""
+        container, endings = self._container, self._container.guard.count
         try:
             return await super().exec(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, on_output=on_output)
-        except Interrupted as error:
-            reason = await self._container.aftermath(error)
+        except Unreachable as error:
+            await container.explain_fullness(error, endings)
+            reason = await (container.aftermath if isinstance(error, Interrupted) else container.diagnosed)(error)
             if reason is error:
                 raise
+            if not isinstance(error, Interrupted):
+                raise reason from error
             raise Interrupted(
                 f"{reason.message}; the command was running, and has run in part", output=error.output, machine_id=self.machine_id
             ) from error
-        except Unreachable as error:
-            await self._container.explain(error)
-            raise
 
     async def _kill(self, running: Running) -> None:
         try:
@@ -155,13 +160,22 @@ class DockerBackend(ShellBackend, Snapshots):
             # A container that may have no further process (a fork bomb) can stop nothing by itself.
             if not await self._container.emptied():
                 raise
+        else:
+            container = self._container
+            if not (container.attached or await docker_strays.killed(container.run, running.started) or await container.emptied()):
+                raise Unreachable(
+                    f"the command was stopped, but {self._where} did not say that it has left nothing behind; look with `docker top`",
+                    machine_id=self.machine_id,
+                )
 
     async def _call(
         self, path: str, line: bytes, payload: bytes | None = None, *, repeat: bool = True, changes: bool = False
     ) -> tuple[bytes, bytes]:
+        endings = self._container.guard.count
         try:
             return await super()._call(path, line, payload, repeat=repeat, changes=changes)
         except (Unreachable, DeadlineExceeded) as error:
+            await self._container.explain_fullness(error, endings)
             await self._container.explain(error)
             raise
 

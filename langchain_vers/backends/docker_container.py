@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from langchain_vers._io import io
-from langchain_vers.backends import sessions
+from langchain_vers.backends import docker_disk, sessions
+from langchain_vers.backends.disk_guard import DiskGuard
+from langchain_vers.backends.disk_watch import Watch
 from langchain_vers.backends.docker_engine import Engine, Hijacked
 from langchain_vers.backends.docker_options import LABEL, Shape, refuse_socket
 from langchain_vers.backends.docker_process import Connection, DockerProcess, serve
-from langchain_vers.backends.gate import Gate
+from langchain_vers.backends.gate import gate_of
 from langchain_vers.backends.pool import MAX_SPARES
 from langchain_vers.backends.sessions import Process, Session
 from langchain_vers.backends.spares import Spares
-from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, Gone, Unreachable, VersError
+from langchain_vers.errors import Conflict, DeadlineExceeded, Denied, DiskFull, Gone, Unreachable, VersError
 
 T = TypeVar("T")
 Ready = Callable[[Process, str], Awaitable[Session]]
@@ -63,6 +65,7 @@ class Container:
         self._side_by_side = asyncio.Semaphore(SIDE_BY_SIDE)
         self._closed = False
         self._spares = Spares(self._start, _waits)
+        self.guard = DiskGuard(self._empty)
 
     @property
     def words(self) -> str:
@@ -90,6 +93,7 @@ class Container:
             self.keep_track()
             image = self.image
             self.id = await io.blocking(lambda: self.engine.create(image, self.shape, copies=True))
+            await self._watch(await io.blocking(self.engine.inspect, self.id))
             return self.id
         try:
             found = await io.blocking(self.engine.inspect, self.id)
@@ -99,6 +103,7 @@ class Container:
         self.id = str(found["Id"])
         if (reason := self._reason(found)) is not None:
             raise reason
+        await self._watch(found)
         return self.id
 
     def keep_track(self) -> None:
@@ -131,6 +136,8 @@ class Container:
         opening, self._opening = self._opening, None
         if opening is not None and not opening.done():
             await asyncio.gather(opening, return_exceptions=True)
+        self.guard.stop()
+        await self.guard.at_rest()
         self._closed = True
         await self._spares.close()
         await asyncio.gather(*self._starting, return_exceptions=True)
@@ -160,7 +167,12 @@ class Container:
 
     async def session(self) -> Session:
         """A session that waits for its call."""
-        return await self._spares.take()
+        try:
+            return await self._spares.take()
+        except VersError:
+            if not await self.guard.at_rest():
+                raise
+            return await self._spares.take()  # all that ran was being ended, and nothing of this call had begun
 
     async def _start(self) -> Session:
         starting = asyncio.get_running_loop().create_task(self._started())
@@ -178,7 +190,7 @@ class Container:
             async with self._side_by_side:
                 if self._idle:
                     return await self._served(container, self._idle.pop())
-                async with _gate(container).call():
+                async with gate_of(container).call():
                     return await self._served(container, await self._connected(container))
         except VersError as error:
             await self.explain(error)
@@ -186,9 +198,13 @@ class Container:
 
     async def _served(self, container: str, connection: Hijacked) -> Session:
         """A session on a connection to the loop in the container, when its shell is ready."""
-        mark = Session.new_mark()
+        mark, before = Session.new_mark(), self.guard.count
+
+        async def ended() -> bool:
+            return self.guard.count == before and await self._ended(container, connection.process)
+
         try:
-            process = DockerProcess(connection, mark, lambda: self._ended(container, connection.process))
+            process = DockerProcess(connection, mark, ended)
         except BaseException:
             connection.close()
             raise
@@ -211,8 +227,9 @@ class Container:
         self._spares.refill()
 
     async def _connected(self, container: str) -> Hijacked:
-        """Have the engine start the loop that serves sessions: it answers before it has done so."""
-        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, ["sh", "-c", serve()], user=self.shape.user)))
+        """Have the engine start the loop that serves sessions: it answers before it has."""
+        argv = ["sh", "-c", serve(self.shape.disk if self.guard.watching else None)]
+        starting = asyncio.ensure_future(io.blocking(lambda: self.engine.start(container, argv, user=self.shape.user)))
         try:
             async with asyncio.timeout(sessions.ANSWER_SECONDS):
                 return await asyncio.shield(starting)
@@ -226,8 +243,14 @@ class Container:
             starting.add_done_callback(_close)
             raise
 
+    async def run(self, argv: list[str]) -> bytes:
+        """Run a program of ours in it as root; what it prints."""
+        container = await self.open()
+        async with gate_of(container).call():
+            return await io.blocking(self.engine.run, container, argv)
+
     async def _ended(self, container: str, process: str) -> bool:
-        async with _gate(container).call():
+        async with gate_of(container).call():
             return await io.blocking(self.engine.ended, container, process)
 
     async def commit(self, kind: str, comment: str | None) -> str:
@@ -235,7 +258,7 @@ class Container:
         container, tag = await self.open(), secrets.token_hex(8)
 
         async def alone() -> str:
-            async with _gate(container).commit():
+            async with gate_of(container).commit():
                 return await io.blocking(lambda: self.engine.commit(container, kind=kind, tag=tag, comment=comment))
 
         # The gate opens when the engine has done with it, also for a caller who does not wait for that.
@@ -252,9 +275,48 @@ class Container:
         found = await io.blocking(self.engine.inspect, self.id)
         if self._reason(found) is not None or _labels(found).get(LABEL) != "container":
             return False
-        async with _gate(self.id).commit():
+        async with gate_of(self.id).commit():
             await io.blocking(self.engine.restart, self.id)
         return True
+
+    # --- what it takes of the disk ---
+
+    async def _watch(self, found: dict[str, Any]) -> None:
+        """Watch its disk until it is closed, if this package has made it."""
+        allowed = self.shape.disk
+        if allowed is None or self.attached or _labels(found).get(LABEL) != "container":
+            return
+        size, root = lambda: self.engine.size(str(found["Id"])), os.geteuid() == 0
+        seen = await io.blocking(lambda: docker_disk.places(found, self.shape.binds, size, root=root))
+        try:
+            await self.guard.begin(Watch(seen, allowed, whole={docker_disk.OWN}))
+        except VersError:
+            raise
+        except OSError as error:
+            raise Unreachable(f"the disk of {self.words} cannot be watched ({error}); give disk=None to go without") from error
+
+    async def _empty(self) -> None:
+        """Kill all that runs in it, and start it anew with its files as they are. No call begins meanwhile."""
+        assert self.id is not None
+        killing = asyncio.ensure_future(io.blocking(self.engine.kill, self.id))
+        async with gate_of(self.id).commit():
+            await killing
+            await io.blocking(self.engine.restart, self.id)
+
+    async def explain_fullness(self, error: VersError, before: int) -> None:
+        """Raise what a call's failure means, if that is the disk. `before` is the guard's count when the call began.
+
+        Raises:
+            DiskFull: all that ran was ended because the disk had filled.
+        """
+        if self.guard.count == before:
+            return
+        await self.guard.at_rest()
+        raise DiskFull(
+            f"{self.guard.overgrown[-1]} in {self.words} took more than may be (disk, {self.shape.disk} bytes), and all that ran in it was "
+            "ended; delete what is not needed, a few files at a time",
+            machine_id=self.id,
+        ) from error
 
     # --- what is wrong with it ---
 
@@ -300,18 +362,6 @@ class Container:
         return Unreachable(
             f"{self.words} does not run: it is {status}{killed}; start it again with `docker start {found['Id'][:12]}`", machine_id=self.id
         )
-
-
-_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Gate]] = WeakKeyDictionary()
-
-
-def _gate(container: str) -> Gate:
-    """What keeps starts of processes in a container and its commits apart.
-
-    An engine pauses a container for a commit. When a process is being started in it then, the pause may never end: Docker 20.10 with runc
-    1.1 waits for a process that has come into the frozen group, and thaws the group when it has come.
-    """
-    return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())
 
 
 def _waits(session: Session) -> bool:

@@ -6,20 +6,17 @@ Everything here blocks; `docker.py` calls it in threads. The SDK is an extra and
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import ssl
-import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_vers.backends.docker_options import CAPABILITIES, KEEP_RUNNING, LABEL, REPOSITORY, Shape
+from langchain_vers.backends import docker_copies, docker_settings
+from langchain_vers.backends.docker_disk import may_have_quotas
+from langchain_vers.backends.docker_options import KEEP_RUNNING, LABEL, REPOSITORY, Shape
 from langchain_vers.backends.frames import Frames
-from langchain_vers.backends.paths import Mount
 from langchain_vers.errors import (
     BadInput,
     Conflict,
@@ -181,8 +178,43 @@ class Engine:
         environment = {"TERM": "dumb"}
         if not any(variable.startswith("LANG=") for variable in config.get("Env") or []):
             environment["LANG"] = "C.UTF-8"
+        container = self._created(found, image, shape, environment)
+        try:
+            with self.errors(f"image {image}"):
+                if copies and shape.copies:
+                    owner = docker_copies.owner(self._api, container, shape.user)
+                    for mount in shape.copies:
+                        docker_copies.put(self._api, container, mount, owner)
+                self._api.start(container)
+        except BaseException:
+            with contextlib.suppress(VersError):
+                self.remove(container)
+            raise
+        return container
+
+    def _created(self, found: dict[str, Any], image: str, shape: Shape, environment: dict[str, str]) -> str:
+        """Make a container; its id. Its files have a quota where the engine can; else what outruns a watch is kept from it."""
         with self.errors(f"image {image}"):
-            container: str = self._api.create_container(
+            info: dict[str, Any] = self._api.info()
+        if shape.disk is not None and may_have_quotas(info):
+            try:
+                return self._create(
+                    found, image, docker_settings.host_config(self._api, shape, quota=True, profile=None), shape, environment
+                )
+            except VersError as error:
+                if not docker_settings.refuses_quota(error.message):
+                    raise
+        with contextlib.ExitStack() as stack:
+            profile = None
+            if shape.disk is not None:
+                profile = stack.enter_context(docker_settings.seccomp_profile(info, str(found.get("Architecture"))))
+            return self._create(
+                found, image, docker_settings.host_config(self._api, shape, quota=False, profile=profile), shape, environment
+            )
+
+    def _create(self, found: dict[str, Any], image: str, settings: dict[str, Any], shape: Shape, environment: dict[str, str]) -> str:
+        with self.errors(f"image {image}"):
+            made: str = self._api.create_container(
                 found["Id"],
                 entrypoint=list(KEEP_RUNNING),
                 command=[],
@@ -194,97 +226,27 @@ class Engine:
                 stop_signal="SIGKILL",
                 # The proxies of this user's Docker settings often hold a password.
                 use_config_proxy=False,
-                host_config=self._host_config(shape),
+                host_config=settings,
             )["Id"]
-        try:
-            with self.errors(f"image {image}"):
-                owner = self._owner(container, shape.user) if copies and shape.copies else (0, 0)
-                for mount in shape.copies if copies else ():
-                    self._copy(container, mount, owner)
-                self._api.start(container)
-        except BaseException:
-            with contextlib.suppress(VersError):
-                self.remove(container)
-            raise
-        return container
+            return made
 
-    def _host_config(self, shape: Shape) -> dict[str, Any]:
-        from docker import types  # noqa: PLC0415 - an extra
+    def run(self, container: str, argv: Sequence[str]) -> bytes:
+        """Run a program of ours as root, and see that it succeeds; what it prints."""
+        with self.errors(f"container {container[:12]}"):
+            return self._run(container, argv)
 
-        return self._api.create_host_config(
-            mounts=[
-                types.Mount(mount.guest, mount.host, type="bind", read_only=mount.mode == "ro", propagation="rprivate")
-                for mount in shape.binds
-            ],
-            network_mode=shape.network,
-            mem_limit=shape.memory,
-            memswap_limit=shape.memory,  # the same: no swap on top
-            storage_opt=None if shape.disk is None else {"size": str(shape.disk)},
-            nano_cpus=None if shape.cpus is None else int(shape.cpus * 1e9),
-            pids_limit=shape.pids,
-            privileged=False,
-            cap_drop=["ALL"],
-            cap_add=list(CAPABILITIES),
-            security_opt=["no-new-privileges"],
-        )
-
-    def _owner(self, container: str, user: str | None) -> tuple[int, int]:
-        """The numbers of a user such as "agent", "1000" or "1000:1000", by the container's own records."""
-        if user is None:
-            return 0, 0
-        name, _, group = user.partition(":")
-        found = next((fields for fields in self._records(container, "passwd") if name in (fields[0], fields[2])), None)
-        if found is None and not name.isdigit():
-            raise BadInput(f"user {name!r} is not known in the image; give a number, or a name that is in its /etc/passwd")
-        number = int(found[2]) if found is not None else int(name)
-        if not group:
-            return number, int(found[3]) if found is not None else 0
-        groups = {fields[0]: int(fields[2]) for fields in self._records(container, "group")}
-        if group not in groups and not group.isdigit():
-            raise BadInput(f"group {group!r} is not known in the image; give a number, or a name that is in its /etc/group")
-        return number, groups[group] if group in groups else int(group)
-
-    def _records(self, container: str, name: str) -> list[list[str]]:
-        with contextlib.suppress(Gone), self.errors(f"/etc/{name} in the image"):
-            chunks, _ = self._api.get_archive(container, f"/etc/{name}")
-            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
-                file = tar.extractfile(tar.getmembers()[0])
-                lines = [] if file is None else file.read().decode(errors="replace").splitlines()
-                return [fields for line in lines if len(fields := line.split(":")) >= 4]
-        return []
-
-    def _copy(self, container: str, mount: Mount, owner: tuple[int, int]) -> None:
-        """Put a copy of a folder (or file) into a container. Links stay links; pipes, sockets and devices are left out."""
-
-        def own(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-            member.uid, member.gid = owner
-            member.uname = member.gname = ""
-            return member if member.isfile() or member.isdir() or member.issym() or member.islnk() else None
-
-        with tempfile.TemporaryFile() as archive:
-            try:
-                with tarfile.open(fileobj=archive, mode="w", dereference=False) as tar:
-                    for parent in list(reversed(Path(mount.guest).parents))[1:]:
-                        folder = tarfile.TarInfo(str(parent).lstrip("/"))
-                        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-                        tar.addfile(folder)
-                    tar.add(os.path.realpath(mount.host), arcname=mount.guest.lstrip("/"), filter=own)
-            except OSError as error:
-                raise BadInput(f"{mount.host} cannot be copied into a container: {error.strerror or error}; nothing was made") from error
-            archive.seek(0)
-            self._api.put_archive(container, "/", archive)
-
-    def _run(self, container: str, argv: Sequence[str]) -> None:
-        """Run a program of ours as root, and see that it succeeds."""
+    def _run(self, container: str, argv: Sequence[str]) -> bytes:
         made = self._api.exec_create(container, list(argv), user="0")["Id"]
         with contextlib.closing(self._attached(made)) as stream:  # the SDK's own way leaves the connection open
             stream.sock.settimeout(TIMEOUT)
             output = stream.early
             while data := stream.sock.recv(65536):
                 output += data
+        printed = b"".join(part for _, part in Frames().feed(output))
         if code := self._api.exec_inspect(made)["ExitCode"]:
-            text = b"".join(part for _, part in Frames().feed(output)).decode(errors="replace").strip()
+            text = printed.decode(errors="replace").strip()
             raise BadInput(f"{argv[0]} failed in container {container[:12]} with {code}: {text[-300:]}")
+        return printed
 
     def inspect(self, container: str) -> dict[str, Any]:
         """What a container is.
@@ -295,6 +257,30 @@ class Engine:
         with self.errors(f"container {container[:12]}"):
             found: dict[str, Any] = self._api.inspect_container(container)
             return found
+
+    def size(self, container: str) -> int:
+        """Bytes of a container's own files, without its image and what is mounted. Takes the engine as long as it has files.
+
+        Raises:
+            Gone: it does not exist. Unsupported: the engine does not say.
+        """
+        with self.errors(f"container {container[:12]}"):
+            api: Any = self._api
+            # The SDK's own call does not ask for sizes.
+            answer: dict[str, Any] = api._result(api._get(api._url("/containers/{0}/json", container), params={"size": 1}), True)
+        if not isinstance(size := answer.get("SizeRw"), int):
+            # Docker leaves out a size of nothing.
+            if "SizeRootFs" in answer:
+                return 0
+            raise Unsupported(
+                f"the container engine at {self.url} does not say how much a container's files take; give disk=None to work without a limit"
+            )
+        return size
+
+    def kill(self, container: str) -> None:
+        """Kill all that runs in a container. One that does not run (any more) is killed."""
+        with contextlib.suppress(Gone, Conflict), self.errors(f"container {container[:12]}"):
+            self._api.kill(container)
 
     def remove(self, container: str) -> None:
         """Kill and remove a container with its anonymous volumes; one that does not exist (any more) is removed."""

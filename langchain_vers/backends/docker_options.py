@@ -20,6 +20,7 @@ LABEL = "langchain-vers-docker"
 REPOSITORY = "langchain-vers-snapshot"
 """The repository of snapshots. An image with a tag survives `docker image prune`."""
 WORKDIR = "/workspace"
+DISK = "8g"
 MIN_SIZE = 16 * 1024 * 1024
 MIN_PIDS = 64
 """A waiting session is two or three processes, a running command six and its own."""
@@ -82,7 +83,7 @@ def shape(
         BadInput: one makes no sense; the message names it.
     """
     given: dict[str, object] = {"workspace": workspace, "mounts": mounts or None, "network": network}
-    given |= {"memory": memory, "disk": disk, "cpus": cpus, "pids": pids}
+    given |= {"memory": memory, "disk": None if disk == DISK else disk, "cpus": cpus, "pids": pids}
     if workdir is not None:
         workdir = guest_path(workdir, "workdir")
     all_mounts = list(mounts)

@@ -29,16 +29,19 @@ HELD_SECONDS = 0.05
 """How long bytes that may be the end mark's beginning wait for the rest of it, which was written in one piece."""
 
 
-def serve() -> str:
+def serve(largest: int | None = None) -> str:
     """The shell program that a connection is for: for each line, a session's mark, it runs that session, then prints its end marks.
+    No file can be made larger than `largest` bytes.
 
     Each session's shell leads a session of its own, so that all of its processes can be told from the loop's; where there is no `setsid`
     the loop itself becomes the one session. A shell that was killed ends the loop: its watcher may still have something to say.
     """
     mark = '"$m"'
     boot = guest.boot(mark)
+    # In blocks of 512 bytes, by POSIX. Not by the engine: Podman's then sets all other limits of this kind to its own defaults.
+    limit = "" if largest is None else f"ulimit -f {largest // 512} 2>/dev/null; "
     return (
-        f"command -v setsid >/dev/null 2>&1 || {{ IFS= read -r m; {boot}; }}; "
+        f"{limit}command -v setsid >/dev/null 2>&1 || {{ IFS= read -r m; {boot}; }}; "
         f"while IFS= read -r m; do m=$m setsid sh -c {shlex.quote(boot)} || [ $? -lt 128 ] || exit; {end_marks(mark)}; done"
     )
 

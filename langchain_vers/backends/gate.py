@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 
 class Gate:
@@ -47,3 +48,15 @@ class Gate:
             self._closed = False
             async with self._changed:
                 self._changed.notify_all()
+
+
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Gate]] = WeakKeyDictionary()
+
+
+def gate_of(container: str) -> Gate:
+    """What keeps starts of processes in a container and its commits apart, for all that use it in this loop.
+
+    An engine pauses a container for a commit. When a process is being started in it then, the pause may never end: Docker 20.10 with runc
+    1.1 waits for a process that has come into the frozen group, and thaws the group when it has come.
+    """
+    return _gates.setdefault(asyncio.get_running_loop(), WeakValueDictionary()).setdefault(container, Gate())

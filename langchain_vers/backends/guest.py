@@ -216,7 +216,7 @@ __vers_write() {
   __t=$__d/.vers-$VERS_CALL.tmp
   trap 'rm -f -- "$__t"' EXIT
   trap 'exit 1' HUP INT TERM PIPE
-  __s=$(cat 2>&1 >"$__t") || __vers_fail "${__s:-cannot write}"
+  __s=$(trap '' XFSZ; cat 2>&1 >"$__t") || __vers_fail "${__s:-cannot write}"
   [ -z "$__own" ] || chown "$__own" "$__t" 2>/dev/null
   if [ -n "$__fix" ]; then __s=$(chmod "$__m" "$__t" 2>&1) || __vers_fail "$__s"; fi
   __s=$(stat -c '%f %s %Y' -- "$__t" 2>&1) || __vers_fail "$__s"

@@ -140,7 +140,7 @@ def path_error(path: str, word: str, where: str, machine_id: str | None) -> Vers
         error, text = Unreachable, f"not all of {path} arrived; the old content is whole: try again"
     elif word == "denied" or "permission denied" in lowered or "not permitted" in lowered or "read-only" in lowered:
         error, text = Denied, f"no permission for {path} on {where}; choose another path or change its mode"
-    elif "no space left" in lowered or "quota" in lowered:
+    elif "no space left" in lowered or "quota" in lowered or "file too large" in lowered:
         error, text = DiskFull, f"no room left for {path} on {where}; the old content is whole: free some space and try again"
     elif "name too long" in lowered:
         error, text = BadInput, f"{path} has a name that is too long for the file system; choose a shorter one"

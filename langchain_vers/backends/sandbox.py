@@ -73,7 +73,8 @@ class Sandbox:
         self._group = group
         self._init = init
         self._pidfd = os.pidfd_open(init)
-        self._namespace = str(Path(f"/proc/{init}/ns/pid").readlink())
+        self.namespace = str(Path(f"/proc/{init}/ns/pid").readlink())
+        """The pid namespace that its processes are in."""
         self._apart = frozenset((init,))
         self._ready = ready
         self._zygote = zygote.Zygote(process)
@@ -132,7 +133,7 @@ class Sandbox:
             _limit(self._init, limits, group)
             os.write(self._block, b"1")
             await self._zygote.ask(b"ready", send=zygote.opening(environment))
-            self._apart |= set(await io.blocking(strays.look, self._namespace, self._apart))
+            self._apart |= set(await io.blocking(strays.look, self.namespace, self._apart))
         except (VersError, OSError) as error:
             await self.end("it did not start")
             detail = self._zygote.errors.decode(errors="replace").strip() or str(error)
@@ -263,13 +264,13 @@ class Sandbox:
         deadline = time.monotonic() + KILL_SECONDS
         held: set[int] = set()
         while time.monotonic() < deadline:
-            found = strays.belonging(strays.look(self._namespace, self._apart), mark, began)
+            found = strays.belonging(strays.look(self.namespace, self._apart), mark, began)
             if not found:
                 return True
             # Stopped first, so that none forks while the others are being found.
             number = signal.SIGKILL if found <= held else signal.SIGSTOP
             for pid in found if found <= held else found - held:
-                strays.send(self._namespace, pid, number)
+                strays.send(self.namespace, pid, number)
             held |= found
         return False
 
@@ -288,7 +289,7 @@ class Sandbox:
         before: set[int] | None = None
         try:
             while True:
-                table = strays.look(self._namespace, self._apart)
+                table = strays.look(self.namespace, self._apart)
                 if before is None:
                     before = {pid for pid, seen in table.items() if seen.state == "T"}
                 running = {pid for pid, seen in table.items() if seen.state not in "Tt"}
@@ -297,11 +298,11 @@ class Sandbox:
                 if time.monotonic() > deadline:
                     raise Conflict("the processes in the sandbox could not be stopped for a snapshot; try again")
                 for pid in running - stopped:
-                    strays.send(self._namespace, pid, signal.SIGSTOP)
+                    strays.send(self.namespace, pid, signal.SIGSTOP)
                 stopped |= running
         finally:
             for pid in sorted(stopped - (before or set()), reverse=True):  # mostly children first: no shell is to see a job stopped
-                strays.send(self._namespace, pid, signal.SIGCONT)
+                strays.send(self.namespace, pid, signal.SIGCONT)
 
     async def end(self, reason: str) -> None:
         """End it with all that is in it, and give everything back. May be called twice, and at the same time."""

@@ -10,13 +10,13 @@ import errno
 import struct
 from dataclasses import dataclass
 
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 _X32 = 0x40000000
 
 # Linux' numbers and not this machine's, as the program is text on every machine.
-_NOT_SUPPORTED, _NO_FAMILY, _NO_SYSCALL = 95, 97, 38
+_NOT_SUPPORTED, _NO_FAMILY, _NO_SYSCALL, _NO_SUCH_CONTROL = 95, 97, 38, 25
 
 DENIED = {
     # Space that is reserved in an instant would outrun the watch over the disk; programs fall back to writing.
@@ -36,6 +36,11 @@ DENIED = {
 }
 """Calls that fail, and with what."""
 
+RESERVING = 0xC000FFE0, 0x40005820
+"""What reserves space by ioctl(2): a mask for its second argument, of which the kernel takes 32 bits, and what is then left of
+FS_IOC_RESVSP, FS_IOC_RESVSP64 and FS_IOC_ZERO_RANGE (Linux, include/uapi/linux/falloc.h): type 'X', numbers 32 to 63, writing, any size.
+"""
+
 FAMILIES = (0, 1, 2, 10, 16)
 """The kinds of socket that there are: unspecified, unix, IPv4, IPv6, netlink. Others, such as vsock, are in no network namespace."""
 
@@ -52,6 +57,7 @@ _ARCHITECTURES = {
         0xC000003E,
         {
             "socket": 41,
+            "ioctl": 16,
             "keyctl": 250,
             "add_key": 248,
             "request_key": 249,
@@ -69,6 +75,7 @@ _ARCHITECTURES = {
         0xC00000B7,
         {
             "socket": 198,
+            "ioctl": 29,
             "keyctl": 219,
             "add_key": 217,
             "request_key": 218,
@@ -99,7 +106,14 @@ def program(machine: str) -> bytes | None:
         lines += [_instruction(_AT_LEAST, _X32, 0, 1), _instruction(_RETURN, _ERRNO | _NO_SYSCALL)]
     for name, code in DENIED.items():
         lines += [_instruction(_EQUAL, architecture.numbers[name], 0, 1), _instruction(_RETURN, _ERRNO | code)]
+    mask, reserving = RESERVING
     lines += [
+        _instruction(_EQUAL, architecture.numbers["ioctl"], 0, 5),
+        _instruction(_LOAD, _SECOND_ARGUMENT),
+        _instruction(_AND, mask),
+        _instruction(_EQUAL, reserving, 0, 1),
+        _instruction(_RETURN, _ERRNO | _NO_SUCH_CONTROL),
+        _instruction(_RETURN, _ALLOW),
         _instruction(_EQUAL, architecture.numbers["socket"], 1, 0),
         _instruction(_RETURN, _ALLOW),
         _instruction(_LOAD, _FIRST_ARGUMENT),

@@ -39,13 +39,13 @@ def belonging(table: Mapping[int, Seen], mark: str, since: int) -> set[int]:
     `table` holds all processes of the sandbox but those that it is made of (its pid 1, and what starts sessions).
     """
     own = {pid for pid, seen in table.items() if seen.mark == mark}
-    own |= {pid for pid in table if _is_stray(table, pid, since)}
+    own |= {pid for pid in table if is_stray(table, pid, since)}
     while more := {pid for pid, seen in table.items() if pid not in own and {seen.parent, seen.session} & own}:
         own |= more
     return own
 
 
-def _is_stray(table: Mapping[int, Seen], pid: int, since: int) -> bool:
+def is_stray(table: Mapping[int, Seen], pid: int, since: int) -> bool:
     """Whether this process and all above it have come since then, and have no traces of anybody."""
     above: set[int] = set()
     while pid in table and pid not in above:

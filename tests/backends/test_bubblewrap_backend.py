@@ -251,6 +251,18 @@ def test_a_workspace_that_has_grown_too_far(tmp_path: Path) -> None:
         run(backend.close())
 
 
+def test_files_without_a_name_count(tmp_path: Path) -> None:
+    """They are in no folder, and stay until the last process lets go of them."""
+    backend = BubblewrapBackend(tmp_path, limits=Limits(disk=16 * MiB))
+    hold = "for i in 1 2 3; do ( exec 3>f$i; rm f$i; head -c 8000000 /dev/zero >&3; exec sleep 600 ) & done; wait"
+    try:
+        with pytest.raises(DiskFull, match="/workspace"):
+            run(backend.exec(hold, timeout=60))
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        run(backend.close())
+
+
 def test_root_without_control_groups_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Group, "make", classmethod(lambda cls, limits: cls((), frozenset())))
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -246,7 +246,6 @@ def test_processors(dockerd: ContainerEngine, make: Make) -> None:
 
 def test_an_option_that_the_engine_cannot_do_leaves_nothing_behind(dockerd: ContainerEngine, make: Make, tmp_path: Path) -> None:
     for options, word in [
-        ({"disk": "100m"}, "quota|pquota|storage-opt"),
         ({"network": "no-such-network"}, "docker network ls"),
         ({"cpus": 4000}, "CPUs"),
         ({"user": "nobody-knows"}, "nobody-knows"),

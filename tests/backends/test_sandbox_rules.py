@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_vers.backends import disk_watch, jail, seccomp
+from langchain_vers.backends import disk_watch, docker_seccomp, jail, seccomp
 from langchain_vers.backends.cgroups import homes
-from langchain_vers.backends.disk_watch import LEEWAY, Free, Growth
+from langchain_vers.backends.disk_watch import LEEWAY, Folder, Free, Growth
 from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.strays import Seen, belonging
 from langchain_vers.errors import BadInput
@@ -96,16 +96,18 @@ def test_no_folder_of_the_system_is_anybody_s_data() -> None:
 # --- seccomp ---
 
 
-def verdict(program: bytes, *, arch: int, number: int, argument: int = 0) -> int:
+def verdict(program: bytes, *, arch: int, number: int, argument: int = 0, second: int = 0) -> int:
     """What the kernel would make of a system call: the few instructions that the program has, carried out."""
     lines = [struct.unpack("=HBBI", program[at : at + 8]) for at in range(0, len(program), 8)]
-    data = struct.pack("=iIQQ", number - (1 << 32) if number >= 1 << 31 else number, arch, 0, argument)
+    data = struct.pack("=iIQQQ", number - (1 << 32) if number >= 1 << 31 else number, arch, 0, argument, second)
     at = value = 0
     while True:
         code, when_true, when_false, k = lines[at]
         at += 1
         if code == 0x20:
             (value,) = struct.unpack("=I", data[k : k + 4])
+        elif code == 0x54:
+            value &= k
         elif code in (0x15, 0x35):
             at += when_true if (value == k if code == 0x15 else value >= k) else when_false
         else:
@@ -115,8 +117,8 @@ def verdict(program: bytes, *, arch: int, number: int, argument: int = 0) -> int
 
 ALLOWED, KILLED = 0x7FFF0000, 0x80000000
 MACHINES = {
-    "x86_64": (0xC000003E, {"fallocate": 285, "keyctl": 250, "socket": 41, "read": 0, "fork": 57}),
-    "aarch64": (0xC00000B7, {"fallocate": 47, "keyctl": 219, "socket": 198, "read": 63, "fork": 220}),
+    "x86_64": (0xC000003E, {"fallocate": 285, "keyctl": 250, "socket": 41, "ioctl": 16, "read": 0, "fork": 57}),
+    "aarch64": (0xC00000B7, {"fallocate": 47, "keyctl": 219, "socket": 198, "ioctl": 29, "read": 63, "fork": 220}),
 }
 
 
@@ -132,10 +134,35 @@ def test_filter(machine: str) -> None:
     for family in range(64):
         wanted = ALLOWED if family in seccomp.FAMILIES else 0x50000 | 97
         assert verdict(program, arch=arch, number=numbers["socket"], argument=family) == wanted
+    looked_into = (numbers["socket"], numbers["ioctl"])
     for number in range(600):
         denied = verdict(program, arch=arch, number=number) not in (ALLOWED,)
-        assert denied == (number in seccomp._ARCHITECTURES[machine].numbers.values() and number != numbers["socket"])
+        assert denied == (number in seccomp._ARCHITECTURES[machine].numbers.values() and number not in looked_into)
         assert verdict(program, arch=0x40000003, number=number) == KILLED
+
+
+RESERVE = [0x40305828, 0x4030582A, 0x40305839, 0x402C5828]
+"""FS_IOC_RESVSP, FS_IOC_RESVSP64, FS_IOC_ZERO_RANGE, and the first as 32-bit programs call it."""
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@given(st.one_of(st.sampled_from(RESERVE), st.integers(0, 2**32 - 1)), st.integers(0, 2**32 - 1))
+def test_space_is_not_reserved_by_ioctl_either(machine: str, request: int, above: int) -> None:
+    """The kernel takes 32 bits of the request, whatever is above."""
+    program = seccomp.program(machine)
+    assert program is not None
+    arch, numbers = MACHINES[machine]
+    given = verdict(program, arch=arch, number=numbers["ioctl"], second=above << 32 | request)
+    reserves = request >> 30 == 1 and request >> 8 & 0xFF == ord("X") and 32 <= request & 0xFF < 64
+    assert given == (0x50000 | 25 if reserves else ALLOWED)
+    assert reserves or request not in RESERVE
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_rules_for_all_but_some_numbers(mask: int, value: int, number: int) -> None:
+    rules = docker_seccomp.all_but(mask, value & mask)
+    for each in (number, value & mask | number & ~mask):
+        assert sum(each & part == wanted for part, wanted in rules) == (each & mask != value & mask)
 
 
 def test_the_other_numbering_of_x86_is_no_way_round() -> None:
@@ -261,7 +288,7 @@ def test_the_next_look_is_never_far_off(room: int) -> None:
 
 def test_growth_is_counted_from_the_first_look(tmp_path: Path) -> None:
     (tmp_path / "before").write_bytes(bytes(3 << 20))
-    growth = Growth(str(tmp_path), 2 << 20)
+    growth = Growth(Folder(str(tmp_path)), 2 << 20)
     assert growth.left == pytest.approx(2 << 20, abs=200_000)
     (tmp_path / "more").write_bytes(bytes(1 << 20))
     growth.count()

@@ -218,6 +218,30 @@ class Dockerd(ContainerEngine):
         ]
 
 
+class DockerdOnBtrfs(Dockerd):
+    """Docker's server on a file system of its own, in a file. This one can bound what a container takes."""
+
+    kind = "btrfs"
+    program, package = "mkfs.btrfs", "btrfs-progs"
+
+    def start(self) -> None:
+        data, disk = self.folder / "data", self.folder / "disk"
+        if not data.exists():
+            data.mkdir()
+            with disk.open("wb") as file:
+                file.truncate(2 << 30)
+            subprocess.run([require(self.program, self.package), "-q", str(disk)], check=True)
+            subprocess.run([require("mount", "mount"), "-t", self.kind, "-o", "loop", str(disk), str(data)], check=True)
+        super().start()
+
+
+class DockerdOnXfs(DockerdOnBtrfs):
+    """This one could, but was mounted without quotas."""
+
+    kind = "xfs"
+    program, package = "mkfs.xfs", "xfsprogs"
+
+
 class Podman(ContainerEngine):
     """Podman's API service."""
 
