@@ -27,7 +27,7 @@ _SEPARATOR = r"/(?:\.?/)*+"
 _AFTER = re.compile(rf"/|(?!\\ )[{_ENDS}]|\.++(?:[{_ENDS}]|\Z)|\Z")
 _NAME = re.compile(rf"[^/{_ENDS}]")
 _REST = re.compile(rf"(?:\\[ ()'\"&]|[^{_ENDS}])*")
-_DOTTED = re.compile(rf"/[^{_ENDS}]*")
+_DOTTED = re.compile(rf"/(?:[^{_ENDS}=@#%]|[=@#%](?!/))*")
 _BEFORE = re.compile(
     r"(?:\A|[^\w.~+\-/\x80-\U0010ffff]"
     rf"|[{_FOREIGN}\u2500-\u257f\ufffd\x80-\xa0]"
@@ -37,7 +37,7 @@ _BEFORE = re.compile(
     r"|\x1b\[[0-9;]*[A-Za-z])\Z"  # a colour
 )
 _LOOK_BACK = 16
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:\Z")
+_SCHEME = re.compile(r"(?:\A|[^\w/.+\-])[A-Za-z][A-Za-z0-9+.\-]*:\Z")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TextMap:
         else:
             return None
         written, end, rule, encode = match
-        if written.startswith("//") and not written.startswith("///") and _SCHEME.search(text[max(0, start - 32) : start]):
+        if written.startswith("//") and not written.startswith("///") and _SCHEME.search(_before(text, start, 32)):
             return None  # the host of a URL
         rest = _REST.match(text, end)
         assert rest is not None
@@ -186,10 +186,12 @@ def _in_url(path: str) -> str:
 
 
 def _begins(text: str, start: int) -> bool:
-    back = max(0, start - _LOOK_BACK)
-    # `\A` stands for the beginning of the text, not for that of the piece that is looked at.
-    piece = text[back:start] if back == 0 else "x" + text[back:start]
-    return _BEFORE.search(piece) is not None
+    return _BEFORE.search(_before(text, start, _LOOK_BACK)) is not None
+
+
+def _before(text: str, start: int, length: int) -> str:
+    """What stands before; behind a letter where it is cut, as only the beginning of the text is to be taken for one."""
+    return text[:start] if start <= length else "x" + text[start - length : start]
 
 
 def _hidden_to(text: str, start: int, end: int) -> int:

@@ -187,6 +187,9 @@ ALICE = PathMap(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        ("/./home/alice/b://home/alice/b", "[host path]:[host path]"),
+        ("see b://home/alice/b", "see b://home/alice/b"),
+        ("/==/x/../home/alice/", "/==[host path]"),
         ("cat /home/alice/proj/x.py:12", "cat /work/x.py:12"),
         ("see /home/alice/proj.", "see /work."),
         ("see /home/alice/proj...", "see /work..."),
