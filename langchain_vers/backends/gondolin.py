@@ -12,6 +12,7 @@ neither its memory nor what it keeps there (/tmp, /root, /run), nor the mounted 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from langchain_vers._io import io
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import FileRead, FileStat, Scan, Snapshots
 from langchain_vers.backends.environment import Environment, checked, guest_environment
 from langchain_vers.backends.gondolin_machine import Machine, find_programs, machines
@@ -36,10 +38,10 @@ from langchain_vers.backends.gondolin_options import (
     checked_mounts,
     secret_names,
 )
-from langchain_vers.backends.gondolin_socket import GondolinConnection
+from langchain_vers.backends.gondolin_socket import GondolinConnection, GondolinProcess
 from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.pool import SessionPool
-from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.sessions import Running, Session
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import BadInput, Gone, Missing, Unreachable, Unsupported
 
@@ -80,6 +82,8 @@ class GondolinBackend(ShellBackend, Snapshots):
     """
 
     name = "gondolin"
+    quiet_seconds = 1.0
+    """The guest's agent looks only ten times a second whether a process has ended, and a guest on an emulated processor is slow."""
 
     def __init__(
         self,
@@ -193,6 +197,16 @@ class GondolinBackend(ShellBackend, Snapshots):
             if self.machine_id is not None:
                 await self._found(self.machine_id).settled(_FATE_SECONDS)
             raise
+
+    async def _kill(self, running: Running) -> None:
+        process = running.session.process
+        assert isinstance(process, GondolinProcess)
+        with contextlib.suppress(TimeoutError, Unreachable):
+            async with asyncio.timeout(sessions.KILL_SECONDS):
+                if await process.kill(f"{running.session.log_path}.cwd"):
+                    await running.rest()
+                    return
+        await super()._kill(running)
 
     async def close(self) -> None:
         """Detach. The VM goes on, as does what runs on it."""

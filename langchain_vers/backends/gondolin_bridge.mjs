@@ -176,7 +176,8 @@ async function start(config) {
   await vm.start();
   await guest("mkdir -p -- \"$@\"", config.folders);
   await copyIn(config);
-  tell({ event: "ready", id: vm.id, socket: path.join(process.env.GONDOLIN_SESSIONS_DIR, `${vm.id}.sock`), placeholders: net.env });
+  const room = await makeRoom(config.room);
+  tell({ event: "ready", id: vm.id, room, socket: path.join(process.env.GONDOLIN_SESSIONS_DIR, `${vm.id}.sock`), placeholders: net.env });
   setInterval(() => {
     if (vm.getHostPid() === null) {
       tell({ event: "stopped", reason: "its virtual machine has ended" });
@@ -189,6 +190,17 @@ async function start(config) {
 async function guest(script, names = []) {
   const done = await vm.exec(["/bin/sh", "-c", script, "sh", ...names]);
   if (done.exitCode !== 0) throw new Error(`the guest could not do its part: ${(done.stderr || done.stdout).trim().slice(-500)}`);
+  return done.stdout.trim();
+}
+
+// Null where the guest has not got what it takes.
+async function makeRoom(script) {
+  try {
+    return Number(await guest(script)) || null;
+  } catch (error) {
+    process.stderr.write(`${reasonOf(error)}\n`);
+    return null;
+  }
 }
 
 async function copyIn(config) {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from langchain_vers.backends.environment import Secret
+from langchain_vers.backends.gondolin_room import SETUP
 from langchain_vers.backends.paths import Mount
 from langchain_vers.errors import BadInput
 
@@ -257,6 +258,7 @@ def bridge_config(
         "hidden": list(hidden),
         "folders": [WORKSPACE, HOME] if hardware.disk != "readonly" else [],
         "copies": COPIES,
+        "room": SETUP,
         "hardware": {item.name: getattr(hardware, item.name) for item in fields(hardware)},
         "egress": None if egress is None else _egress(egress, secrets),
     }
