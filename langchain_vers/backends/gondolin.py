@@ -35,6 +35,7 @@ from langchain_vers.backends.gondolin_options import (
     SSHEgress,
     SSHKey,
     bridge_config,
+    checked_growth,
     checked_mounts,
     secret_names,
 )
@@ -69,6 +70,8 @@ class GondolinBackend(ShellBackend, Snapshots):
         image: folder of a guest image (`gondolin build` makes them), or a name of Gondolin's registry; None is `VERS_GONDOLIN_IMAGE`, else
             the default image of the SDK, which it downloads.
         mounts: further folders of this machine. "copy" is copied to the guest's disk when the VM starts.
+        growth: by how many bytes the guest may make each folder that it may write to larger, file names counting a little; None: no limit.
+            A command that wants more is told that no space is left, as on its own disk, whose size is `Hardware.disk_bytes`.
         hidden: names of files and folders (such as ".env") that are not there for the guest in any mounted folder, and cannot be written.
         env: variables of every command. A `Secret` among them is sent into the guest; `Egress.secrets` stay outside.
         egress: what the guest reaches; None: no network.
@@ -91,6 +94,7 @@ class GondolinBackend(ShellBackend, Snapshots):
         *,
         image: str | os.PathLike[str] | None = None,
         mounts: Sequence[Mount] = (),
+        growth: int | None = 8 << 30,
         hidden: Sequence[str] = (),
         env: Environment | None = None,
         egress: Egress | None = None,
@@ -107,6 +111,7 @@ class GondolinBackend(ShellBackend, Snapshots):
             if value is not None and not isinstance(value, kind):
                 raise BadInput(f"{kind.__name__.lower()} must be a {kind.__name__} object")
         self._hidden = tuple(hidden)
+        self._growth = checked_growth(growth)
         self.environment = checked(env or {})
         self._egress = egress
         self._hardware = hardware or Hardware()
@@ -175,6 +180,7 @@ class GondolinBackend(ShellBackend, Snapshots):
             hardware=self._hardware,
             egress=self._egress,
             secrets={name: _secret(name) for name in secret_names(self._egress)},
+            growth=self._growth,
         )
         return await Machine.start(programs, config, seconds=self._hardware.start_seconds, checkpoint=checkpoint)
 

@@ -11,6 +11,8 @@ import path from "node:path";
 import readline from "node:readline";
 import { pathToFileURL } from "node:url";
 
+import { folderProvider } from "./gondolin_folders.mjs";
+
 const OLDEST_NODE = [23, 6];
 const WATCH_MS = 500;
 // QEMU opens the socket by which it can be stopped for a moment only if it may be paused when idle. This is the longest time that a timer of
@@ -81,7 +83,7 @@ function qemuThatDiesWithUs(qemu) {
 
 // What the guest sees of a folder of the host. Names in `hidden` are not there for it, at any depth.
 function provider(mount, hidden) {
-  let found = new sdk.RealFSProvider(mount.host);
+  let found = folderProvider(sdk, mount.host, mount.growth);
   if (mount.mode !== "rw") found = new sdk.ReadonlyProvider(found);
   if (hidden.length > 0) {
     const names = new Set(hidden);
