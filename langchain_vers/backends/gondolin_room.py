@@ -17,10 +17,15 @@ from dataclasses import dataclass
 _GROUPS = "/sys/fs/cgroup"
 _ALL = f"{_GROUPS}/vers"
 _SWEEP_EVERY = 16
+"""Sessions after which the groups whose processes have all ended are removed."""
+DEAD = "dead"
 
-# What it says at first is the old /proc, where its own number is the one that the rest of the guest knows it by.
-_FIRST = "read -r number rest </proc/self/stat; mount -t proc proc /proc; echo $number >$1; while :; do sleep 1000000 & wait $!; done"
+# The /proc that it finds is the old one, where it has the number that the rest of the guest knows it by. The shell reaps whatever ends.
+_FIRST = (
+    "read -r number rest </proc/self/stat; mount -t proc proc /proc || exit; echo $number >$1; while :; do sleep 1000000 & wait $!; done"
+)
 
+# Memory: seven eighths of what is there, in bytes.
 SETUP = f"""
 set -e
 [ -e {_GROUPS}/cgroup.controllers ] || mount -t cgroup2 cgroup2 {_GROUPS}
@@ -32,7 +37,6 @@ cd {_ALL}
 read -r threads </proc/sys/kernel/threads-max
 echo $((threads / 2)) >pids.max
 while read -r name amount rest; do case $name in MemAvailable:) echo $((amount * 896)) >memory.max ;; esac; done </proc/meminfo
-command -v nsenter >/dev/null
 said=/run/vers-room.$$
 mkfifo $said
 {{ setsid unshare -p -m -f /bin/sh -c {shlex.quote(_FIRST)} sh $said || echo >$said; }} </dev/null >/dev/null 2>&1 &
@@ -64,9 +68,6 @@ class Room:
         """A shell command that ends all of a group, waits for that, removes the file `left`, and says "dead"."""
         return (
             f"cd {_ALL}/{group} && echo 1 >cgroup.kill && "
-            "while read -r name populated <cgroup.events && [ $populated != 0 ]; do sleep 0.01; done && "
+            "while read -r name populated <cgroup.events && [ $populated != 0 ]; do sleep 0.01 || sleep 1; done && "
             f"cd .. && rmdir {group} && rm -f {shlex.quote(left)} && echo {DEAD}"
         )
-
-
-DEAD = "dead"

@@ -307,5 +307,6 @@ class GondolinConnection:
         self.alive = False
         self.ended.cancel()
         await asyncio.gather(self.ended, return_exceptions=True)
+        self._writer.close()  # which `_read` does, if it had begun
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

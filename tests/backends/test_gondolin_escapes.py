@@ -21,6 +21,7 @@ from langchain_vers.testing import host
 from langchain_vers.testing.escapes import Bounds, EscapeConformance, MiB
 from langchain_vers.testing.harness import shell
 
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 GROWTH = 64 * MiB
 
 
@@ -35,8 +36,6 @@ def machine(gondolin: Gondolin, tmp_path_factory: pytest.TempPathFactory) -> Ite
         run(backend.delete())
 
 
-@pytest.mark.full
-@pytest.mark.timeout(900)
 class TestEscapes(EscapeConformance):
     @pytest.fixture(scope="class")
     @classmethod
@@ -66,8 +65,6 @@ class TestEscapes(EscapeConformance):
         assert await on_io(shell(backend, f"{left}; grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null; true")) == ""
 
 
-@pytest.mark.full
-@pytest.mark.timeout(600)
 class TestWithANetwork:
     async def test_listeners_of_this_machine_are_out_of_reach(self, gondolin: Gondolin) -> None:
         """Also where some host may be reached: it is another one."""
@@ -221,7 +218,6 @@ class TestTheHostsSideOfAFolder:
         assert (outside / "secret").read_text() == "top" and sorted(path.name for path in outside.iterdir()) == before
 
     @pytest.mark.parametrize("mode", ["ours", "sdk"])
-    @pytest.mark.full
     def test_a_folder_is_swapped_for_a_symlink_while_it_is_used(self, gondolin: Gondolin, tmp_path: Path, outside: Path, mode: str) -> None:
         """Nothing is read through it; as the SDK does it by itself, a file of this machine is read, which shows that this is a race."""
         assert self.node(gondolin, _RACE, tmp_path, outside, mode, "20000") == ("1" if mode == "sdk" else "0")
