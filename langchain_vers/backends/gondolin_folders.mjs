@@ -4,7 +4,8 @@
 // follows them and compares where they lead, which a guest that renames in between gets around (1 of some 500 attempts read a file of the
 // host), and not at all for lstat and readlink. Here each part of a path is opened as a folder, and never by its name again.
 //
-// And the guest may make the folder only so much larger. What counts are the blocks of files, and a little for each name.
+// And the guest may make the folder only so much larger. What counts is the size of files, with their holes, as the guest itself is told no
+// other; or their blocks, if these are more; and a little for each name.
 
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -28,6 +29,10 @@ const FLAGS = {
   "ax+": O_RDWR | O_CREAT | O_APPEND | O_EXCL,
 };
 
+function bytesOf(stats) {
+  return Math.max(stats.size, stats.blocks * BLOCK);
+}
+
 function failure(code, operation, path) {
   return Object.assign(new Error(`${code}: ${operation} '${path}'`), { code, errno: errno[code], syscall: operation, path });
 }
@@ -44,22 +49,22 @@ class Growth {
 
   opened(stats) {
     const key = `${stats.dev}:${stats.ino}`;
-    const file = this.#files.get(key) ?? { key, handles: 0, blocks: stats.blocks };
+    const file = this.#files.get(key) ?? { key, handles: 0, bytes: bytesOf(stats) };
     file.handles += 1;
     this.#files.set(key, file);
     return file;
   }
 
   changed(file, stats) {
-    this.#left -= (stats.blocks - file.blocks) * BLOCK;
-    file.blocks = stats.blocks;
+    this.#left -= bytesOf(stats) - file.bytes;
+    file.bytes = bytesOf(stats);
   }
 
   closed(file, stats) {
     file.handles -= 1;
     if (file.handles > 0) return;
     this.#files.delete(file.key);
-    if (stats.nlink === 0) this.#left += file.blocks * BLOCK;
+    if (stats.nlink === 0) this.#left += file.bytes;
   }
 
   reserve(bytes, operation, path) {
@@ -71,10 +76,10 @@ class Growth {
     this.#left += bytes;
   }
 
-  // A name of this file goes; with the last one its blocks do, as soon as nobody has it open.
+  // A name of this file goes; with the last one its bytes do, as soon as nobody has it open.
   unnamed(stats) {
     this.#left += NAME_BYTES;
-    if (stats.isFile() && stats.nlink === 1 && !this.#files.has(`${stats.dev}:${stats.ino}`)) this.#left += stats.blocks * BLOCK;
+    if (stats.isFile() && stats.nlink === 1 && !this.#files.has(`${stats.dev}:${stats.ino}`)) this.#left += bytesOf(stats);
   }
 }
 
@@ -101,11 +106,9 @@ class FileHandle {
     });
   }
 
-  write(buffer, offset, length, position) {
-    const before = fs.fstatSync(this.#fd);
-    const end = (position ?? before.size) + length;
-    // What only replaces bytes takes no room. (A file with holes has fewer blocks than its size needs.)
-    const reserved = end <= before.size && before.blocks * BLOCK >= before.size ? 0 : length;
+  async write(buffer, offset, length, position) {
+    const { size } = fs.fstatSync(this.#fd);
+    const reserved = Math.max(0, (position ?? size) + length - size); // what only replaces bytes takes no room
     this.#growth.reserve(reserved, "write", this.path);
     return new Promise((resolve, reject) => {
       fs.write(this.#fd, buffer, offset, length, position, (error, bytesWritten) => {
@@ -122,7 +125,13 @@ class FileHandle {
   }
 
   async truncate(length = 0) {
-    fs.ftruncateSync(this.#fd, length);
+    const longer = Math.max(0, length - fs.fstatSync(this.#fd).size);
+    this.#growth.reserve(longer, "truncate", this.path);
+    try {
+      fs.ftruncateSync(this.#fd, length);
+    } finally {
+      this.#growth.release(longer);
+    }
     this.#growth.changed(this.#file, fs.fstatSync(this.#fd));
   }
 
