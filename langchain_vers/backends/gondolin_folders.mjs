@@ -88,6 +88,7 @@ class FileHandle {
   #file;
   #growth;
   #closed = false;
+  #pending = new Set();
 
   constructor(path, flags, mode, fd, growth) {
     Object.assign(this, { path, flags, mode });
@@ -100,44 +101,56 @@ class FileHandle {
     return this.#closed;
   }
 
-  read(buffer, offset, length, position) {
-    return new Promise((resolve, reject) => {
-      fs.read(this.#fd, buffer, offset, length, position, (error, bytesRead) => (error ? reject(error) : resolve({ bytesRead, buffer })));
-    });
-  }
-
-  async write(buffer, offset, length, position) {
-    const { size } = fs.fstatSync(this.#fd);
-    const reserved = Math.max(0, (position ?? size) + length - size); // what only replaces bytes takes no room
-    this.#growth.reserve(reserved, "write", this.path);
-    return new Promise((resolve, reject) => {
-      fs.write(this.#fd, buffer, offset, length, position, (error, bytesWritten) => {
-        this.#growth.release(reserved);
-        this.#growth.changed(this.#file, fs.fstatSync(this.#fd));
-        if (error) reject(error);
-        else resolve({ bytesWritten, buffer });
-      });
-    });
-  }
-
-  async stat() {
+  // The number of a file that was closed may be another one's by now.
+  #stats() {
+    if (this.#closed) throw failure("EBADF", "use", this.path);
     return fs.fstatSync(this.#fd);
   }
 
+  // And until what was begun has ended it must not become that.
+  #doing(begin) {
+    if (this.#closed) throw failure("EBADF", "use", this.path);
+    const done = new Promise((resolve, reject) => begin((error, value) => (error ? reject(error) : resolve(value))));
+    const settled = done.then(() => {}, () => {}).then(() => this.#pending.delete(settled));
+    this.#pending.add(settled);
+    return done;
+  }
+
+  async read(buffer, offset, length, position) {
+    return { bytesRead: await this.#doing((done) => fs.read(this.#fd, buffer, offset, length, position, done)), buffer };
+  }
+
+  async write(buffer, offset, length, position) {
+    const { size } = this.#stats();
+    const reserved = Math.max(0, (position ?? size) + length - size); // what only replaces bytes takes no room
+    this.#growth.reserve(reserved, "write", this.path);
+    try {
+      return { bytesWritten: await this.#doing((done) => fs.write(this.#fd, buffer, offset, length, position, done)), buffer };
+    } finally {
+      this.#growth.release(reserved);
+      if (!this.#closed) this.#growth.changed(this.#file, this.#stats()); // else `close` does
+    }
+  }
+
+  async stat() {
+    return this.#stats();
+  }
+
   async truncate(length = 0) {
-    const longer = Math.max(0, length - fs.fstatSync(this.#fd).size);
+    const longer = Math.max(0, length - this.#stats().size);
     this.#growth.reserve(longer, "truncate", this.path);
     try {
       fs.ftruncateSync(this.#fd, length);
     } finally {
       this.#growth.release(longer);
     }
-    this.#growth.changed(this.#file, fs.fstatSync(this.#fd));
+    this.#growth.changed(this.#file, this.#stats());
   }
 
   async close() {
     if (this.#closed) return;
     this.#closed = true;
+    await Promise.all(this.#pending);
     const stats = fs.fstatSync(this.#fd);
     fs.closeSync(this.#fd);
     this.#growth.changed(this.#file, stats);

@@ -157,6 +157,12 @@ const write = async (path, bytes) => {
 };
 const nearly = (bytes) => bytes <= MiB && bytes > 0.8 * MiB;
 const results = [];
+const busy = await folder.open("/busy", "w");
+const writing = [0, 1, 2, 3].map((n) => busy.write(Buffer.alloc(1000, 1), 0, 1000, n * 1000));
+await Promise.all([busy.close(), busy.close()]); // after what was begun
+results.push((await Promise.all(writing)).every(({ bytesWritten }) => bytesWritten === 1000));
+results.push(await busy.read(Buffer.alloc(1), 0, 1, 0).then(() => false, (error) => error.code === "EBADF"));
+await folder.unlink("/busy");
 results.push(nearly(await write("/a", 4 * MiB)));
 results.push((await write("/a", MiB)) === 0);
 const handle = await folder.open("/a", "r+");
