@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 _GROUPS = "/sys/fs/cgroup"
 _ALL = f"{_GROUPS}/vers"
-_SWEEP_EVERY = 16
-"""Sessions after which the groups whose processes have all ended are removed."""
+_TOGETHER = 16
+"""Groups that are made at once; those whose processes have all ended are removed at the same time."""
 DEAD = "dead"
 
 # The /proc that it finds is the old one, where it has the number that the rest of the guest knows it by. The shell reaps whatever ends.
@@ -55,14 +55,19 @@ class Room:
     first: int
     """The number of its first process."""
 
-    def command(self, command: str, group: str, number: int) -> str:
-        """A shell command, to be run in the room in a group and a session of its own. `number` counts what the room was given so far."""
-        sweep = f"rmdir {_ALL}/* 2>/dev/null; " if number % _SWEEP_EVERY == 0 else ""
-        # Whoever sweeps meanwhile may take the group before anybody is in it.
-        own = f"{_ALL}/{group}"
-        enter = f"for n in 1 2 3 4 5; do mkdir -p {own} && echo 0 >{own}/cgroup.procs && break; done 2>/dev/null || exit 1"
-        inner = f"{sweep}{enter}; {command}"
-        return f"exec nsenter -t {self.first} -p -m setsid /bin/sh -c {shlex.quote(inner)}"
+    def command(self, command: str, connection: str, number: int) -> tuple[list[str], str]:
+        """The program that runs a shell command in the room, in a group and a session of its own; and the group.
+
+        `number` counts the sessions of the connection. Groups are made a few at a time, as each program that is started costs time.
+        """
+        group = f"{connection}-{number}"
+        own = f"{_ALL}/{group}/cgroup.procs"
+        several = [f"{_ALL}/{connection}-{following}" for following in range(number, number + _TOGETHER)]
+        made = f"rmdir {_ALL}/*; mkdir -p {' '.join(several)}; " if number % _TOGETHER == 1 else ""
+        # Who makes them for others removes what is empty, and others come before they are made.
+        enter = f"{made}for n in 1 2 3 4 none; do echo 0 >{own} && break; mkdir -p {_ALL}/{group}; done; [ $n != none ]"
+        inner = f"{{ {enter}; }} 2>/dev/null || exit; {command}"
+        return ["nsenter", "-t", str(self.first), "-p", "-m", "setsid", "/bin/sh", "-c", inner], group
 
     def kill(self, group: str, left: str) -> str:
         """A shell command that ends all of a group, waits for that, removes the file `left`, and says "dead"."""

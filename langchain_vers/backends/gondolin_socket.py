@@ -154,6 +154,7 @@ class GondolinConnection:
         self._environment = environment
         self._room = room
         self._name = secrets.token_hex(6)
+        self._entered = 0
         self._execs: dict[int, GondolinProcess] = {}
         self._next = 1
         self._closing = False
@@ -182,15 +183,15 @@ class GondolinConnection:
             Unreachable: the connection has ended.
         """
         if self._room is None:
-            return await self._start(command, None)
-        group = f"{self._name}-{self._next}"
-        return await self._start(self._room.command(command, group, self._next), group)
+            return await self._start(_shell(command), None)
+        self._entered += 1
+        return await self._start(*self._room.command(command, self._name, self._entered))
 
     async def kill(self, group: str, left: str) -> bool:
         """End all of a group; see `GondolinProcess.kill`."""
         if self._room is None:
             return False
-        process = await self._start(self._room.kill(group, left), None)
+        process = await self._start(_shell(self._room.kill(group, left)), None)
         try:
             said = b""
             while (received := await process.receive())[0] != 0:
@@ -199,7 +200,7 @@ class GondolinConnection:
             process.close()
         return said.split() == [DEAD.encode()]
 
-    async def _start(self, command: str, group: str | None) -> GondolinProcess:
+    async def _start(self, argv: list[str], group: str | None) -> GondolinProcess:
         if not self.alive:
             raise Unreachable("the connection to the micro-VM has ended")
         number, self._next = self._next, self._next + 1
@@ -210,8 +211,8 @@ class GondolinConnection:
                 {
                     "type": "exec",
                     "id": number,
-                    "cmd": "/bin/sh",
-                    "argv": ["-c", command],
+                    "cmd": argv[0],
+                    "argv": argv[1:],
                     "env": variables,
                     "cwd": "/",
                     "stdin": True,
@@ -310,3 +311,7 @@ class GondolinConnection:
         self._writer.close()  # which `_read` does, if it had begun
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _shell(command: str) -> list[str]:
+    return ["/bin/sh", "-c", command]

@@ -93,6 +93,9 @@ class EscapeConformance(Conformance):
         """What the backend lets its commands have."""
         return Bounds()
 
+    patience = 4.0
+    """Seconds that a machine needs at most to start a handful of processes."""
+
     # --- what is on this machine's disk ---
 
     async def test_files_of_this_machine_cannot_be_read(self, backend: Backend) -> None:
@@ -292,7 +295,7 @@ class EscapeConformance(Conformance):
         wait = f"while [ $(ls {script}.*.pid 2>/dev/null | wc -l) -lt {len(ways)} ]; do sleep 0.05; done"
         command = "\n".join([f"export S={script}", *ways.values(), wait, "echo up; sleep 600"])
         try:
-            result = await on_io(backend.exec(command, cwd=place, timeout=4))
+            result = await on_io(backend.exec(command, cwd=place, timeout=self.patience))
             assert (result.timed_out, result.tail.endswith(b"up\n")) == (True, True)
             with contextlib.suppress(Missing):  # the machine may have had to go as a whole
                 assert await on_io(survivors(backend, place)) == []

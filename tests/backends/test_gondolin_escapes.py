@@ -37,6 +37,8 @@ def machine(gondolin: Gondolin, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 class TestEscapes(EscapeConformance):
+    patience = 45.0
+
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, machine: GondolinBackend, secret_variable: str) -> Backend:

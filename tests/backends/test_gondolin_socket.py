@@ -131,10 +131,11 @@ async def test_in_a_room_a_second_exec_kills(tmp_path: Path, said: bytes) -> Non
         process = await connection.start("echo 'hi'")
         assert process.open
         assert await process.kill("/tmp/le ft") == (said == b"dead\n")
-        started, killed = (await asked.get())["argv"][1], (await asked.get())["argv"][1]
-        (group,) = re.findall(r"/vers/([0-9a-f]+-[0-9]+) ", started)
-        assert f"/{group} " in killed and "cgroup.kill" in killed and "'/tmp/le ft'" in killed
-        assert "nsenter -t 7 " in started and "nsenter" not in killed
+        started, killed = await asked.get(), await asked.get()
+        assert started["cmd"] == "nsenter" and started["argv"][:2] == ["-t", "7"] and started["argv"][-1].endswith("; echo 'hi'")
+        (group,) = re.findall(r">/sys/fs/cgroup/vers/([0-9a-f]+-[0-9]+)/cgroup.procs", started["argv"][-1])
+        assert killed["cmd"] == "/bin/sh"
+        assert f"/{group} " in killed["argv"][1] and "cgroup.kill" in killed["argv"][1] and "'/tmp/le ft'" in killed["argv"][1]
 
 
 async def test_without_a_room_nothing_is_killed(tmp_path: Path) -> None:
