@@ -308,7 +308,7 @@ class CommandConformance(Conformance):
 
         task = asyncio.create_task(on_io(backend.exec(_TREE, cwd=place, on_output=on_output)))
         try:
-            await asyncio.wait_for(started.wait(), 20)
+            await asyncio.wait_for(started.wait(), self.patience + 18)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
