@@ -133,8 +133,9 @@ class Backend(ABC):
     ) -> ExecResult:
         """Run a shell command (bash where the machine has it, else sh) with stdout and stderr merged.
 
-        `timeout` is in seconds; when it runs out, or the awaiting task is cancelled, the command's whole process tree is killed on the
-        machine, and partial output is kept in the result. Background processes that outlive the command are left alone.
+        `timeout` is in seconds from when the machine begins the command; when it runs out, or the awaiting task is cancelled, the command's
+        whole process tree is killed on the machine, and partial output is kept in the result. Background processes that outlive the
+        command are left alone.
 
         Raises:
             Interrupted: the connection broke while the command ran.

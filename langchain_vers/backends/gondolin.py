@@ -12,6 +12,7 @@ neither its memory nor what it keeps there (/tmp, /root, /run), nor the mounted 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from langchain_vers._io import io
+from langchain_vers.backends import sessions
 from langchain_vers.backends.base import FileRead, FileStat, Scan, Snapshots
 from langchain_vers.backends.environment import Environment, checked, guest_environment
 from langchain_vers.backends.gondolin_machine import Machine, find_programs, machines
@@ -33,13 +35,14 @@ from langchain_vers.backends.gondolin_options import (
     SSHEgress,
     SSHKey,
     bridge_config,
+    checked_growth,
     checked_mounts,
     secret_names,
 )
-from langchain_vers.backends.gondolin_socket import GondolinConnection
+from langchain_vers.backends.gondolin_socket import GondolinConnection, GondolinProcess
 from langchain_vers.backends.paths import Mount, PathMap
 from langchain_vers.backends.pool import SessionPool
-from langchain_vers.backends.sessions import Session
+from langchain_vers.backends.sessions import Running, Session
 from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import BadInput, Gone, Missing, Unreachable, Unsupported
 
@@ -67,6 +70,8 @@ class GondolinBackend(ShellBackend, Snapshots):
         image: folder of a guest image (`gondolin build` makes them), or a name of Gondolin's registry; None is `VERS_GONDOLIN_IMAGE`, else
             the default image of the SDK, which it downloads.
         mounts: further folders of this machine. "copy" is copied to the guest's disk when the VM starts.
+        growth: by how many bytes the guest may make each folder that it may write to larger, file names counting a little; None: no limit.
+            A command that wants more is told that no space is left, as on its own disk, whose size is `Hardware.disk_bytes`.
         hidden: names of files and folders (such as ".env") that are not there for the guest in any mounted folder, and cannot be written.
         env: variables of every command. A `Secret` among them is sent into the guest; `Egress.secrets` stay outside.
         egress: what the guest reaches; None: no network.
@@ -80,6 +85,8 @@ class GondolinBackend(ShellBackend, Snapshots):
     """
 
     name = "gondolin"
+    quiet_seconds = 1.0
+    """The guest's agent looks only ten times a second whether a process has ended, and a guest on an emulated processor is slow."""
 
     def __init__(
         self,
@@ -87,6 +94,7 @@ class GondolinBackend(ShellBackend, Snapshots):
         *,
         image: str | os.PathLike[str] | None = None,
         mounts: Sequence[Mount] = (),
+        growth: int | None = 8 << 30,
         hidden: Sequence[str] = (),
         env: Environment | None = None,
         egress: Egress | None = None,
@@ -103,6 +111,7 @@ class GondolinBackend(ShellBackend, Snapshots):
             if value is not None and not isinstance(value, kind):
                 raise BadInput(f"{kind.__name__.lower()} must be a {kind.__name__} object")
         self._hidden = tuple(hidden)
+        self._growth = checked_growth(growth)
         self.environment = checked(env or {})
         self._egress = egress
         self._hardware = hardware or Hardware()
@@ -171,6 +180,7 @@ class GondolinBackend(ShellBackend, Snapshots):
             hardware=self._hardware,
             egress=self._egress,
             secrets={name: _secret(name) for name in secret_names(self._egress)},
+            growth=self._growth,
         )
         return await Machine.start(programs, config, seconds=self._hardware.start_seconds, checkpoint=checkpoint)
 
@@ -193,6 +203,16 @@ class GondolinBackend(ShellBackend, Snapshots):
             if self.machine_id is not None:
                 await self._found(self.machine_id).settled(_FATE_SECONDS)
             raise
+
+    async def _kill(self, running: Running) -> None:
+        process = running.session.process
+        assert isinstance(process, GondolinProcess)
+        with contextlib.suppress(TimeoutError, Unreachable):
+            async with asyncio.timeout(sessions.KILL_SECONDS):
+                if await process.kill(f"{running.session.log_path}.cwd"):
+                    await running.rest()
+                    return
+        await super()._kill(running)
 
     async def close(self) -> None:
         """Detach. The VM goes on, as does what runs on it."""

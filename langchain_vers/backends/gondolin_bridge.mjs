@@ -11,6 +11,8 @@ import path from "node:path";
 import readline from "node:readline";
 import { pathToFileURL } from "node:url";
 
+import { folderProvider } from "./gondolin_folders.mjs";
+
 const OLDEST_NODE = [23, 6];
 const WATCH_MS = 500;
 // QEMU opens the socket by which it can be stopped for a moment only if it may be paused when idle. This is the longest time that a timer of
@@ -81,7 +83,7 @@ function qemuThatDiesWithUs(qemu) {
 
 // What the guest sees of a folder of the host. Names in `hidden` are not there for it, at any depth.
 function provider(mount, hidden) {
-  let found = new sdk.RealFSProvider(mount.host);
+  let found = folderProvider(sdk, mount.host, mount.growth);
   if (mount.mode !== "rw") found = new sdk.ReadonlyProvider(found);
   if (hidden.length > 0) {
     const names = new Set(hidden);
@@ -176,7 +178,8 @@ async function start(config) {
   await vm.start();
   await guest("mkdir -p -- \"$@\"", config.folders);
   await copyIn(config);
-  tell({ event: "ready", id: vm.id, socket: path.join(process.env.GONDOLIN_SESSIONS_DIR, `${vm.id}.sock`), placeholders: net.env });
+  const room = await makeRoom(config.room);
+  tell({ event: "ready", id: vm.id, room, socket: path.join(process.env.GONDOLIN_SESSIONS_DIR, `${vm.id}.sock`), placeholders: net.env });
   setInterval(() => {
     if (vm.getHostPid() === null) {
       tell({ event: "stopped", reason: "its virtual machine has ended" });
@@ -189,6 +192,17 @@ async function start(config) {
 async function guest(script, names = []) {
   const done = await vm.exec(["/bin/sh", "-c", script, "sh", ...names]);
   if (done.exitCode !== 0) throw new Error(`the guest could not do its part: ${(done.stderr || done.stdout).trim().slice(-500)}`);
+  return done.stdout.trim();
+}
+
+// Null where the guest has not got what it takes.
+async function makeRoom(script) {
+  try {
+    return Number(await guest(script)) || null;
+  } catch (error) {
+    process.stderr.write(`${reasonOf(error)}\n`);
+    return null;
+  }
 }
 
 async function copyIn(config) {

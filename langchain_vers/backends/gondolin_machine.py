@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from langchain_vers._io import io
+from langchain_vers.backends.gondolin_room import Room
 from langchain_vers.backends.gondolin_socket import GondolinConnection
 from langchain_vers.backends.local import LocalProcess
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Gone, Unreachable
@@ -115,6 +116,8 @@ class Machine:
         self.socket = ""
         self.placeholders: Mapping[str, str] = {}
         """What the guest's variables hold in place of its secrets."""
+        self.room: Room | None = None
+        """Where its commands run, None where the guest's kernel or programs do not suffice for one."""
         self.gone: str | None = None
         """Why it does not live any more, None while it does."""
         self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -157,6 +160,7 @@ class Machine:
             await machine.end()
             raise
         machine.id, machine.socket, machine.placeholders = ready["id"], ready["socket"], ready["placeholders"]
+        machine.room = None if ready["room"] is None else Room(int(ready["room"]))
         machines[machine.id] = machine
         return machine
 
@@ -168,7 +172,7 @@ class Machine:
         """
         self.check()
         try:
-            connection = await GondolinConnection.open(self.socket, lambda: environment)
+            connection = await GondolinConnection.open(self.socket, lambda: environment, self.room)
         except Unreachable:
             # The bridge closes its socket a little before it is seen to have ended.
             await self.settled(1.0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from langchain_vers.backends.environment import Secret
+from langchain_vers.backends.gondolin_room import SETUP
 from langchain_vers.backends.paths import Mount
 from langchain_vers.errors import BadInput
 
@@ -241,6 +242,16 @@ def checked_mounts(workspace: str | None, mounts: Sequence[Mount]) -> tuple[Moun
     return tuple(found)
 
 
+def checked_growth(growth: int | None) -> int | None:
+    """How many bytes larger the guest may make each mounted folder; None: any number.
+
+    Raises:
+        BadInput: it is no such number.
+    """
+    _whole("growth", growth, least=0, optional=True)
+    return growth
+
+
 def bridge_config(
     *,
     image: str | None,
@@ -249,14 +260,18 @@ def bridge_config(
     hardware: Hardware,
     egress: Egress | None,
     secrets: Mapping[str, str],
+    growth: int | None = None,
 ) -> dict[str, Any]:
-    """What the bridge is told on its standard input, as JSON. `secrets` are the values by name of reference."""
+    """What the bridge is told on its standard input, as JSON. `secrets` are the values by name of reference, `growth` what
+    `checked_growth` lets pass.
+    """
     return {
         "image": image,
-        "mounts": [{"host": mount.host, "guest": mount.guest, "mode": mount.mode} for mount in mounts],
+        "mounts": [{"host": mount.host, "guest": mount.guest, "mode": mount.mode, "growth": growth} for mount in mounts],
         "hidden": list(hidden),
         "folders": [WORKSPACE, HOME] if hardware.disk != "readonly" else [],
         "copies": COPIES,
+        "room": SETUP,
         "hardware": {item.name: getattr(hardware, item.name) for item in fields(hardware)},
         "egress": None if egress is None else _egress(egress, secrets),
     }

@@ -3,7 +3,8 @@
 The protocol, from the SDK's `session-registry` and `control-protocol` (0.12): to the server, a length (u32, big-endian) and JSON; from it,
 a type (u8), a length (u32) and either JSON (type 0) or output (type 1: u8 1 stdout or 2 stderr, u32 id of the exec, bytes). An exec may
 print as many bytes as it has credit for, and gets more as they are consumed. Its standard input is sent as base64. There is no message that
-kills one, but the end of its input makes a session kill what it runs (`guest.py`).
+kills one. Where the guest has a room (`gondolin_room.py`), a second exec does; elsewhere the end of its input makes a session kill what it
+runs (`guest.py`).
 
 An exec that was given back may have left processes behind that still print: what they print is thrown away, and they never wait for credit.
 """
@@ -14,11 +15,13 @@ import asyncio
 import base64
 import contextlib
 import json
+import secrets
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from langchain_vers.backends.gondolin_room import DEAD, Room
 from langchain_vers.errors import Unreachable
 
 WINDOW = 1024 * 1024
@@ -34,21 +37,29 @@ _ADVISORY = ("stdin_backpressure", "stdin_chunk_too_large")
 class GondolinProcess:
     """One exec: bytes to its input, bytes from its two outputs. Coroutines of the I/O thread."""
 
-    def __init__(self, connection: GondolinConnection, number: int) -> None:
+    def __init__(self, connection: GondolinConnection, number: int, group: str | None = None) -> None:
         self._connection = connection
         self._number = number
+        self._group = group
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._owed = {1: 0, 2: 0}
         self._wake = asyncio.Event()
         self._over = False
         self._input_open = True
         self._given_back = False
+        self.received = 0
+        """Pieces of output so far."""
         self.ended_cleanly = False
         """Whether the other side said that it has ended, and so that all output has been sent."""
         self.reason = ""
         """Why it ended, if the other side said so."""
         self.on_close: Callable[[], None] = lambda: None
         """Called once, when it was given back."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it was not given back yet, and has not ended."""
+        return not self._given_back and not self._over
 
     async def send(self, data: bytes) -> None:
         """Send to its standard input.
@@ -89,6 +100,14 @@ class GondolinProcess:
             self._wake.clear()
             await self._wake.wait()
 
+    async def kill(self, left: str) -> bool:
+        """Have the guest's kernel end it and all that it has started, and remove the file `left`; False if it cannot.
+
+        Raises:
+            Unreachable: the connection has ended.
+        """
+        return self._group is not None and await self._connection.kill(self._group, left)
+
     def close(self) -> None:
         """Give it back: it sees the end of its input. Does not wait."""
         if self._given_back:
@@ -111,6 +130,7 @@ class GondolinProcess:
         if self._given_back:
             self._consumed(kind, len(data))
             return
+        self.received += 1
         self._arrived.append((kind, data))
         self._wake.set()
 
@@ -123,9 +143,18 @@ class GondolinProcess:
 class GondolinConnection:
     """One connection to a session's socket, and the execs on it. Coroutines of the I/O thread."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, environment: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        environment: Callable[[], Mapping[str, str]],
+        room: Room | None = None,
+    ) -> None:
         self._reader, self._writer = reader, writer
         self._environment = environment
+        self._room = room
+        self._name = secrets.token_hex(6)
+        self._entered = 0
         self._execs: dict[int, GondolinProcess] = {}
         self._next = 1
         self._closing = False
@@ -135,8 +164,8 @@ class GondolinConnection:
         """Done when nothing more will come of it."""
 
     @classmethod
-    async def open(cls, path: str, environment: Callable[[], Mapping[str, str]]) -> GondolinConnection:
-        """Connect. `environment` gives the variables of each exec.
+    async def open(cls, path: str, environment: Callable[[], Mapping[str, str]], room: Room | None = None) -> GondolinConnection:
+        """Connect. `environment` gives the variables of each exec, which runs in the guest's `room`, if it has one.
 
         Raises:
             Unreachable: nobody listens there.
@@ -145,7 +174,7 @@ class GondolinConnection:
             reader, writer = await asyncio.open_unix_connection(path)
         except OSError as error:
             raise Unreachable(f"the session's socket of the micro-VM does not answer: {error.strerror or error}") from error
-        return cls(reader, writer, environment)
+        return cls(reader, writer, environment, room)
 
     async def start(self, command: str) -> GondolinProcess:
         """Run a shell command in the guest; it inherits nothing but `environment` and what the guest's own system sets.
@@ -153,18 +182,37 @@ class GondolinConnection:
         Raises:
             Unreachable: the connection has ended.
         """
+        if self._room is None:
+            return await self._start(_shell(command), None)
+        self._entered += 1
+        return await self._start(*self._room.command(command, self._name, self._entered))
+
+    async def kill(self, group: str, left: str) -> bool:
+        """End all of a group; see `GondolinProcess.kill`."""
+        if self._room is None:
+            return False
+        process = await self._start(_shell(self._room.kill(group, left)), None)
+        try:
+            said = b""
+            while (received := await process.receive())[0] != 0:
+                said += received[1]
+        finally:
+            process.close()
+        return said.split() == [DEAD.encode()]
+
+    async def _start(self, argv: list[str], group: str | None) -> GondolinProcess:
         if not self.alive:
             raise Unreachable("the connection to the micro-VM has ended")
         number, self._next = self._next, self._next + 1
-        process = self._execs[number] = GondolinProcess(self, number)
+        process = self._execs[number] = GondolinProcess(self, number, group)
         variables = [f"{name}={value}" for name, value in self._environment().items()]
         try:
             self.put(
                 {
                     "type": "exec",
                     "id": number,
-                    "cmd": "/bin/sh",
-                    "argv": ["-c", command],
+                    "cmd": argv[0],
+                    "argv": argv[1:],
                     "env": variables,
                     "cwd": "/",
                     "stdin": True,
@@ -260,5 +308,10 @@ class GondolinConnection:
         self.alive = False
         self.ended.cancel()
         await asyncio.gather(self.ended, return_exceptions=True)
+        self._writer.close()  # which `_read` does, if it had begun
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _shell(command: str) -> list[str]:
+    return ["/bin/sh", "-c", command]

@@ -5,9 +5,9 @@ one of the functions below, so a call costs one round trip: the shell, its funct
 call. It needs a POSIX sh and coreutils (or busybox); where there is bash, bash it is, as agents write bash.
 
 Standard output carries the data. Standard error carries control records, each ended by a NUL: `b` the command has begun, `c<path>` the
-directory that it left, `d<code>` its exit status, `r<bytes>` the watcher has let go, and so much had been printed, `k` everything has been
-killed, `x<reason>` it was not started (`cwd`: there is no such directory, `claimed`: its caller has given up on it, `owner`: another process
-has taken over the machine, `paths`: a path of the call is not where it was taken to be).
+directory that it left, `d<code>` its exit status, `r<bytes>` the watcher has let go when so much had been printed, `k` everything has been
+killed, `x<reason>` it was not started (`cwd`: there is no such directory, `claimed`: its caller has given up on it, `owner`: another
+process has taken over the machine, `paths`: a path of the call is not where it was taken to be).
 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that

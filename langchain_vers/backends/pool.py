@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from langchain_vers.backends import guest
-from langchain_vers.backends.sessions import Process, Session
+from langchain_vers.backends.sessions import Process, RemoteProcess, Session
 from langchain_vers.errors import Unreachable, VersError
 
 MAX_SESSIONS = 8
@@ -28,12 +28,6 @@ IDLE_SECONDS = 60.0
 """After this time without a call, further connections and further spares are given back."""
 
 
-class PooledProcess(Process, Protocol):
-    """A process that says when it takes no more room on its connection."""
-
-    on_close: Callable[[], None]
-
-
 class Connection(Protocol):
     """A connection to a machine that carries several processes."""
 
@@ -41,7 +35,7 @@ class Connection(Protocol):
     def alive(self) -> bool:
         """Whether further ones can be started."""
 
-    async def start(self, command: str, /) -> PooledProcess:
+    async def start(self, command: str, /) -> RemoteProcess:
         """Run a shell command."""
 
     async def close(self) -> None:
@@ -86,6 +80,14 @@ class _Line:
             await (await self.opening).close()
 
 
+class _Spare(NamedTuple):
+    """A session that waits for its call, and what it is on this side."""
+
+    line: _Line
+    process: RemoteProcess
+    session: Session
+
+
 class SessionPool:
     """Sessions on one machine. Coroutines of the I/O thread.
 
@@ -98,7 +100,7 @@ class SessionPool:
         self._connect = connect
         self._ready = ready
         self._lines: list[_Line] = []
-        self._spares: deque[tuple[_Line, Session]] = deque()
+        self._spares: deque[_Spare] = deque()
         self._wanted = spares
         self._refilling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -115,7 +117,7 @@ class SessionPool:
         self._drop_dead()
         self._watch_idle()
         if self._spares:
-            _, session = self._spares.popleft()
+            session = self._spares.popleft().session
         else:
             if self._lines:
                 self._wanted = min(self._wanted + 1, self._most)
@@ -131,7 +133,7 @@ class SessionPool:
             held = line.opening.done()
             line.sessions += 1
             try:
-                return await self._start(line, await line.connection())
+                return (await self._start(line, await line.connection())).session
             except BaseException as error:
                 line.sessions -= 1
                 if not isinstance(error, Unreachable):
@@ -160,7 +162,7 @@ class SessionPool:
         self._lines.append(line)
         return line
 
-    async def _start(self, line: _Line, connection: Connection) -> Session:
+    async def _start(self, line: _Line, connection: Connection) -> _Spare:
         mark = Session.new_mark()
         process = await connection.start(guest.boot(mark))
 
@@ -171,7 +173,7 @@ class SessionPool:
 
         session = await self._ready(process, mark)
         process.on_close = release
-        return session
+        return _Spare(line, process, session)
 
     def _refill(self) -> None:
         missing = self._wanted - len(self._spares) - len(self._refilling)
@@ -186,14 +188,18 @@ class SessionPool:
             return  # all connections are full with running commands: the next call opens a further one itself
         line.sessions += 1
         try:
-            session = await self._start(line, await asyncio.shield(line.opening))
+            spare = await self._start(line, await asyncio.shield(line.opening))
         except (VersError, asyncio.CancelledError, RuntimeError):
             # The next call meets the reason itself, and reports it. RuntimeError: interpreter exit, when threads take no more calls.
             line.sessions -= 1
             return
-        self._spares.append((line, session))
+        self._spares.append(spare)
 
     def _drop_dead(self) -> None:
+        # A session that waits dies alone when a command kills all that it may.
+        for spare in [spare for spare in self._spares if not spare.process.open]:
+            self._spares.remove(spare)
+            spare.process.close()
         dead = [line for line in self._lines if not line.usable]
         for line in dead:
             self._lines.remove(line)
@@ -201,7 +207,7 @@ class SessionPool:
                 self.losses += 1
                 self._close_soon(line)
         if dead:
-            self._spares = deque((line, session) for line, session in self._spares if line not in dead)
+            self._spares = deque(spare for spare in self._spares if spare.line not in dead)
 
     def _watch_idle(self) -> None:
         if self._idle is not None:
@@ -211,10 +217,10 @@ class SessionPool:
     def _shrink(self) -> None:
         """Back to one connection and two spares, as far as nothing runs."""
         self._wanted = self._least
-        kept = deque([spare for spare in self._spares if spare[0] is self._lines[0]][: self._least])
+        kept = deque([spare for spare in self._spares if spare.line is self._lines[0]][: self._least])
         for spare in self._spares:
             if spare not in kept:
-                spare[1].process.close()
+                spare.process.close()
         self._spares = kept
         for line in self._lines[1:]:
             if line.sessions == 0 and line.opening.done():
@@ -238,7 +244,7 @@ class SessionPool:
             task.cancel()
         await asyncio.gather(*refilling, return_exceptions=True)
         while self._spares:
-            self._spares.pop()[1].process.close()
+            self._spares.pop().process.close()
         while any(line.usable and line.sessions > 0 for line in self._lines):
             self._freed.clear()
             await self._freed.wait()

@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from langchain_vers._process import keep_classes
 from langchain_vers.backends import guest
@@ -61,7 +61,6 @@ class Process(Protocol):
         """End its input and give everything back, without waiting."""
 
 
-@runtime_checkable
 class RemoteProcess(Process, Protocol):
     """A process on another machine, whose silence may mean something."""
 
@@ -152,7 +151,9 @@ class Control:
 
     def __init__(self) -> None:
         self._partial = b""
-        self.begun = self.done = self.killed = self.released = False
+        self.begun = self.done = self.killed = False
+        self.printed: int | None = None
+        """Bytes of output that there were when the watcher let go; None as long as it has not."""
         self.refused: str | None = None
         self.status: int | None = None
         self.cwd: str | None = None
@@ -171,7 +172,7 @@ class Control:
             elif kind == b"k":
                 self.killed = True
             elif kind == b"r":
-                self.released = True
+                self.printed = int(value) if value.strip().isdigit() else 0  # the command may have removed its log
             elif kind == b"x":
                 self.refused = value
 
@@ -193,13 +194,14 @@ keep_classes(globals(), "End")  # compared in other modules, which may be reload
 class Running:
     """A command that a session is running, and what is known of it so far."""
 
-    def __init__(self, session: Session, tail_limit: int, timeout: float | None) -> None:
+    def __init__(self, session: Session, tail_limit: int, timeout: float | None, quiet: float) -> None:
         self.session = session
         self.control = Control()
         self.tail = Tail(tail_limit)
         self.started = time.monotonic()
-        self._quiet = QUIET_SECONDS
-        self._limit = math.inf if timeout is None else self.started + timeout
+        self._quiet = quiet
+        self._timeout = math.inf if timeout is None else timeout
+        self._limit = math.inf
 
     async def follow(self, on_output: OutputCallback | None) -> End:
         """Collect output until the command's end, its time limit, or the loss of its connection."""
@@ -227,14 +229,18 @@ class Running:
                 begun = control.begun
                 control.feed(data)
                 if control.begun and not begun:
-                    self._quiet = min(max(QUIET_SECONDS, 5 * (time.monotonic() - self.started)), _LONGEST_QUIET_SECONDS)
+                    # The command's time begins with it: a machine that is slow to take a call has not used any of it up.
+                    now = time.monotonic()
+                    self._limit = now + self._timeout
+                    self._quiet = min(max(self._quiet, 5 * (now - self.started)), _LONGEST_QUIET_SECONDS)
                 if control.refused is not None:
                     return End.REFUSED
-                if control.released:
-                    return End.RELEASED
             else:
                 # A session that ends before it has begun its command has not run it, however cleanly its transport says that it ended.
                 return End.FINISHED if control.done or (control.begun and process.ended_cleanly) else End.LOST
+            # The two outputs may come by different ways, and what was printed first last.
+            if control.printed is not None and self.tail.total >= control.printed:
+                return End.RELEASED
 
     def _patience(self, releasing: bool) -> float | None:
         """Seconds to wait for the next piece of news; None for ever."""
@@ -254,11 +260,23 @@ class Running:
             async with asyncio.timeout(KILL_SECONDS):
                 await process.send_eof()
                 while not control.killed:
-                    kind, data = await process.receive()
-                    if kind == 1:
-                        self.tail.add(data)
-                    elif kind == 2:
-                        control.feed(data)
-                    else:
+                    if not await self._take():
                         break
+        if control.killed:
+            await self.rest()
         return control.killed
+
+    async def rest(self) -> None:
+        """Take what the command had still printed when it was killed, which may come after the word that it is dead."""
+        with contextlib.suppress(VersError, TimeoutError):
+            async with asyncio.timeout(self._quiet):
+                while await self._take():
+                    pass
+
+    async def _take(self) -> bool:
+        kind, data = await self.session.process.receive()
+        if kind == 1:
+            self.tail.add(data)
+        elif kind == 2:
+            self.control.feed(data)
+        return kind != 0

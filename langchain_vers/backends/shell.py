@@ -49,6 +49,8 @@ class ShellBackend(Backend):
     _guard: Guard | None = None
     _premises: Premises | None = None
     checks_premises = True
+    quiet_seconds = sessions.QUIET_SECONDS
+    """How long the output must be silent after a command's end when a background process of it still holds it open."""
     silence = "look whether it runs"
     """What to do when the machine does not answer, for errors."""
     orphans = "and the machine kills what is left of it"
@@ -115,7 +117,7 @@ class ShellBackend(Backend):
 
     async def _follow(self, session: Session, timeout: float | None, on_output: OutputCallback | None) -> tuple[Running, End]:
         """See a command through to its end, and to its death if it has to be stopped."""
-        running = Running(session, self.tail_limit, timeout)
+        running = Running(session, self.tail_limit, timeout, self.quiet_seconds)
         try:
             end = await running.follow(on_output)
             if end is End.TIMED_OUT:
@@ -366,7 +368,8 @@ class ShellBackend(Backend):
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
-        if not process.ended_cleanly:
+        # A session that was killed by another command has ended cleanly too, and has not answered.
+        if not process.ended_cleanly or not any(b"\n" in chunk for chunk in chunks):
             raise Unreachable(
                 f"the connection to {self._where} broke while {path} was transferred; nothing is half-written: try again",
                 machine_id=self.machine_id,

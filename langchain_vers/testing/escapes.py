@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import shlex
 import subprocess
@@ -43,6 +44,7 @@ from langchain_vers.testing.harness import Caller, Conformance, kill_survivors, 
 
 MiB = 1024 * 1024
 _CHUNK = 4 * MiB
+_NOTHING = hashlib.sha256().hexdigest()
 _SLACK = 1.5
 """How far over its bound a sandbox may be when it is stopped."""
 
@@ -90,6 +92,9 @@ class EscapeConformance(Conformance):
     def bounds(self) -> Bounds:
         """What the backend lets its commands have."""
         return Bounds()
+
+    patience = 4.0
+    """Seconds that a machine needs at most to start a handful of processes."""
 
     # --- what is on this machine's disk ---
 
@@ -174,10 +179,12 @@ class EscapeConformance(Conformance):
             command = f"mknod {node} {kind} {os.major(device)} {os.minor(device)}; head -c 512 {node} || head -c 512 {name}"
             found = await on_io(backend.exec(f"({command}) 2>/dev/null | wc -c; rm -f {node}", timeout=20))
             if found.tail.split() != [b"0"]:
-                # A machine of its own has disks of its own: then it must be another disk.
-                mine = await asyncio.to_thread(_first_bytes, name)
-                theirs = await on_io(backend.exec(f"head -c 512 {name} 2>/dev/null | sha256sum"))
-                assert mine is not None and theirs.tail.split()[0].decode() != mine, name
+                # A machine with a kernel of its own has devices of its own: then a disk must be another disk.
+                theirs = (await on_io(backend.exec(_identity(name)))).tail.decode().split()
+                mine = await asyncio.to_thread(_here, _identity(name))
+                assert len(theirs) >= len(mine) > 1 and theirs[0] != mine[0], name
+                # Not everybody may read a disk of this machine: then its size has to tell.
+                assert name not in disks or theirs[1] != mine[1] or mine[2] not in (theirs[2], _NOTHING), name
 
     async def test_settings_of_the_kernel_stay(self, backend: Backend) -> None:
         """What a command writes to the kernel's settings does not change this machine's."""
@@ -288,7 +295,7 @@ class EscapeConformance(Conformance):
         wait = f"while [ $(ls {script}.*.pid 2>/dev/null | wc -l) -lt {len(ways)} ]; do sleep 0.05; done"
         command = "\n".join([f"export S={script}", *ways.values(), wait, "echo up; sleep 600"])
         try:
-            result = await on_io(backend.exec(command, cwd=place, timeout=4))
+            result = await on_io(backend.exec(command, cwd=place, timeout=self.patience))
             assert (result.timed_out, result.tail.endswith(b"up\n")) == (True, True)
             with contextlib.suppress(Missing):  # the machine may have had to go as a whole
                 assert await on_io(survivors(backend, place)) == []
@@ -334,10 +341,15 @@ async def _gone(mark: str) -> None:
     await until(gone)
 
 
-def _first_bytes(device: str) -> str | None:
-    """The SHA-256 of the first 512 bytes of a device of this machine; None if it may not be read here."""
-    done = subprocess.run(["sh", "-c", f"head -c 512 {device} | sha256sum"], capture_output=True, check=False)
-    return done.stdout.split()[0].decode() if not done.stderr else None
+def _identity(device: str) -> str:
+    """A shell command that prints whose device it is: which start of which kernel, how many sectors it has, the hash of its beginning."""
+    size = f"cat /sys/class/block/{Path(device).name}/size 2>/dev/null || echo 0"
+    return f"cat /proc/sys/kernel/random/boot_id 2>/dev/null; {size}; head -c 65536 {device} 2>/dev/null | sha256sum"
+
+
+def _here(command: str) -> list[str]:
+    """The words that a shell command prints on this machine."""
+    return subprocess.run(["sh", "-c", command], capture_output=True, check=True, text=True).stdout.split()
 
 
 def _removed(folders: Iterable[str], mark: str) -> list[str]:

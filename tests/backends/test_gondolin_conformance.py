@@ -29,6 +29,8 @@ def machine(gondolin: Gondolin) -> Iterator[GondolinBackend]:
 @pytest.mark.full
 @pytest.mark.timeout(600)
 class TestOnGondolin(BackendConformance):
+    patience = 30.0
+
     @pytest.fixture(params=["sync", "async"])
     def call(self, request: pytest.FixtureRequest) -> Caller:
         return run_sync if request.param == "sync" else on_io

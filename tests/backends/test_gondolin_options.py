@@ -66,6 +66,9 @@ NONSENSE: list[Callable[[], object]] = [
     lambda: SSHEgress(["github.com"], {"github.com": "key"}),  # type: ignore[dict-item]
     lambda: GondolinBackend(egress="*"),  # type: ignore[arg-type]
     lambda: GondolinBackend(hardware={"cpus": 2}),  # type: ignore[arg-type]
+    lambda: GondolinBackend(growth=-1),
+    lambda: GondolinBackend(growth=1.5),  # type: ignore[arg-type]
+    lambda: GondolinBackend(growth=True),
     lambda: GondolinBackend(hidden=".env"),
     lambda: GondolinBackend(hidden=["a/b"]),
     lambda: GondolinBackend(hidden=[".."]),

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langchain_vers.backends.gondolin_room import Room
 from langchain_vers.backends.gondolin_socket import WINDOW, GondolinConnection
 from langchain_vers.errors import Unreachable
 
@@ -38,20 +40,26 @@ async def taken(reader: asyncio.StreamReader) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def peer(folder: Path, serve: Serve) -> AsyncIterator[GondolinConnection]:
+async def peer(folder: Path, serve: Serve, room: Room | None = None) -> AsyncIterator[GondolinConnection]:
+    answered = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await serve(reader, writer)
             await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        answered.set()
 
     server = await asyncio.start_unix_server(answer, folder / "s")
-    connection = await GondolinConnection.open(str(folder / "s"), lambda: {"NAME": "value"})
+    connection = await GondolinConnection.open(str(folder / "s"), lambda: {"NAME": "value"}, room)
     try:
         async with asyncio.timeout(20):
             yield connection
     finally:
         await connection.abort()
+        await answered.wait()
         server.close()
         await server.wait_closed()
 
@@ -105,6 +113,34 @@ async def test_what_an_exec_is_told(tmp_path: Path) -> None:
         process.close()
         assert await said.get() == {"type": "stdin", "id": exec_["id"], "eof": True}
         assert closed == [True]
+
+
+@pytest.mark.parametrize("said", [b"dead\n", b"sh: cd: no such directory\n", b""])
+async def test_in_a_room_a_second_exec_kills(tmp_path: Path, said: bytes) -> None:
+    """It names the group of the first, runs outside the room, and is believed only if it says that all of it is dead."""
+    asked: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked.put(await taken(reader))
+        exec_ = await taken(reader)
+        await asked.put(exec_)
+        writer.write(output(exec_["id"], 1, said) + message({"type": "exec_response", "id": exec_["id"], "exit_code": 0}))
+        await taken(reader)
+
+    async with peer(tmp_path, serve, Room(7)) as connection:
+        process = await connection.start("echo 'hi'")
+        assert process.open
+        assert await process.kill("/tmp/le ft") == (said == b"dead\n")
+        started, killed = await asked.get(), await asked.get()
+        assert started["cmd"] == "nsenter" and started["argv"][:2] == ["-t", "7"] and started["argv"][-1].endswith("; echo 'hi'")
+        (group,) = re.findall(r">/sys/fs/cgroup/vers/([0-9a-f]+-[0-9]+)/cgroup.procs", started["argv"][-1])
+        assert killed["cmd"] == "/bin/sh"
+        assert f"/{group} " in killed["argv"][1] and "cgroup.kill" in killed["argv"][1] and "'/tmp/le ft'" in killed["argv"][1]
+
+
+async def test_without_a_room_nothing_is_killed(tmp_path: Path) -> None:
+    async with peer(tmp_path, echo) as connection:
+        assert not await (await connection.start("true")).kill("left")
 
 
 @pytest.mark.parametrize("given_back", [False, True])
