@@ -1,8 +1,8 @@
 """A computer for LangChain agents and LangGraph workflows that they can leave, come back to, fork and rewind.
 
 `VersToolkit` is what most programs need; `BackendContext` is the router that it is built around, and can be shared between toolkits. The
-errors are in `langchain_vers.errors`, the backend protocol in `langchain_vers.backends.base`, the platform's client in
-`langchain_vers.platform`.
+errors are in `langchain_vers.errors`, what the rules of a policy are made of in `langchain_vers.policy`, the backend protocol in
+`langchain_vers.backends.base`, the platform's client in `langchain_vers.platform`.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from langchain_vers.backends.seatbelt import SeatbeltBackend
     from langchain_vers.backends.ssh import SSHBackend
     from langchain_vers.backends.vers import VersBackend
+    from langchain_vers.bang_commands import user_commands
     from langchain_vers.checkpoint import VersSaver
     from langchain_vers.context import BackendContext
     from langchain_vers.errors import VersError
@@ -53,6 +54,7 @@ _HOMES = {
     "VersSaver": "checkpoint",
     "VersToolkit": "toolkit",
     "on_branch": "workers",
+    "user_commands": "bang_commands",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "VersSaver",
     "VersToolkit",
     "on_branch",
+    "user_commands",
 ]
 
 

@@ -1,6 +1,6 @@
 """`VersMiddleware` for `create_agent`: commands of the person, and what the model is told of where it is.
 
-What a command is and what becomes of it stands in `user_commands.py`; the words for the model are made in `prompt.py`. Needs `langchain`.
+What a command is and what becomes of it stands in `bang_commands.py`; the words for the model are made in `prompt.py`. Needs `langchain`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from langgraph.runtime import Runtime
 from langchain_vers._io import io
 from langchain_vers.attachment import Attachment
 from langchain_vers.backends.paths import UNMAPPED
+from langchain_vers.bang_commands import Commands, for_model, runtime_of, was_command
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import VersError
 from langchain_vers.prompt import COMMANDS, describe, extended, translated
 from langchain_vers.toolkit import VersToolkit
 from langchain_vers.turns import Place, place_of
-from langchain_vers.user_commands import Commands, for_model, runtime_of, was_command
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config

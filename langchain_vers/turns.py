@@ -20,7 +20,7 @@ from langchain_vers.steps import Key, Position, depth, task_below
 START_SECONDS = 10.0
 """How long a call waits for an earlier one of its message that has not begun. All calls of a message are started together."""
 USER_COMMAND = "vers_command"
-"""In the `additional_kwargs` of a message that holds the output of a person's own command: its facts, see `user_commands.facts_of`."""
+"""In the `additional_kwargs` of a message that holds the output of a person's own command: its facts, see `bang_commands.facts_of`."""
 _REMEMBERED = 4096
 _FAILED = (
     "an earlier call of the same message was to change which machine is used, and it failed; nothing was run here: "

@@ -23,9 +23,9 @@ from rigs.folders import Folder
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit
 from langchain_vers.backends.paths import Mount, PathMap
+from langchain_vers.bang_commands import facts_of, for_model, user_commands, was_command
 from langchain_vers.middleware import VersMiddleware
 from langchain_vers.prompt import COMMANDS
-from langchain_vers.user_commands import facts_of, for_model, user_commands, was_command
 
 T: Any = {"configurable": {"thread_id": "t"}}
 
@@ -399,7 +399,7 @@ def test_a_toolkit_is_as_good_as_its_context(context: BackendContext) -> None:
 
 
 def test_without_langchain_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['langchain'] = None\nimport langchain_vers.user_commands\nimport langchain_vers.middleware"
+    program = "import sys; sys.modules['langchain'] = None\nimport langchain_vers.bang_commands\nimport langchain_vers.middleware"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr.rstrip().endswith(
         'ImportError: VersMiddleware is for agents of create_agent; `pip install "langchain>=1.2"`, or use user_commands'

@@ -26,6 +26,7 @@ def test_public_names() -> None:
         "VersSaver",
         "VersToolkit",
         "on_branch",
+        "user_commands",
     ]
     for name in langchain_vers.__all__:
         assert getattr(langchain_vers, name).__module__.startswith("langchain_vers.")

@@ -14,8 +14,8 @@ from langgraph.types import Command
 from test_middleware import T, Talk
 
 from langchain_vers import BackendContext, VersSaver
+from langchain_vers.bang_commands import facts_of, user_commands
 from langchain_vers.policy import Allow, Ask, Decision, Deny, Policy, Request, Rule
-from langchain_vers.user_commands import facts_of, user_commands
 
 WAYS = [("agent", False), ("agent", True), ("graph", False), ("graph", True)]
 ASKING = Policy(Rule(Ask("Really?"), commands=["tee *"]), Rule(Deny("no removals"), commands=["rm *"]))

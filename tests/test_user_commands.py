@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
 from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.bang_commands import UserCommand, facts_of, for_model, parse, pending, was_command
 from langchain_vers.prompt import describe, extended, translated
 from langchain_vers.turns import USER_COMMAND
-from langchain_vers.user_commands import UserCommand, facts_of, for_model, parse, pending, was_command
 
 TEXT = [{"type": "text", "text": "!ls"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
