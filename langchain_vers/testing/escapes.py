@@ -93,9 +93,6 @@ class EscapeConformance(Conformance):
         """What the backend lets its commands have."""
         return Bounds()
 
-    patience = 4.0
-    """Seconds that a machine needs at most to start a handful of processes."""
-
     # --- what is on this machine's disk ---
 
     async def test_files_of_this_machine_cannot_be_read(self, backend: Backend) -> None:
