@@ -37,7 +37,7 @@ _BEFORE = re.compile(
     r"|\x1b\[[0-9;]*[A-Za-z])\Z"  # a colour
 )
 _LOOK_BACK = 16
-_SCHEME = re.compile(r"(?:\A|[^\w/.+\-])[A-Za-z][A-Za-z0-9+.\-]*:\Z")
+_SCHEME = re.compile(r"(?:\A|[^\w/.+\-\\])[A-Za-z][A-Za-z0-9+.\-]*:\Z")
 
 
 @dataclass(frozen=True)

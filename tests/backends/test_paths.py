@@ -189,6 +189,7 @@ ALICE = PathMap(
     [
         ("/./home/alice/b://home/alice/b", "[host path]:[host path]"),
         ("see b://home/alice/b", "see b://home/alice/b"),
+        (r"\n://home/alice/b", r"\n:[host path]"),
         ("/==/x/../home/alice/", "/==[host path]"),
         ("cat /home/alice/proj/x.py:12", "cat /work/x.py:12"),
         ("see /home/alice/proj.", "see /work."),
