@@ -177,9 +177,10 @@ class EscapeConformance(Conformance):
             found = await on_io(backend.exec(f"({command}) 2>/dev/null | wc -c; rm -f {node}", timeout=20))
             if found.tail.split() != [b"0"]:
                 # A machine with a kernel of its own has devices of its own: then a disk must be another disk.
-                theirs = (await on_io(backend.exec(_identity(name)))).tail.decode().split()
-                mine = await asyncio.to_thread(_here, _identity(name))
-                assert len(theirs) >= len(mine) > 1 and theirs[0] != mine[0], name
+                identity = _identity(name if name in disks else None)
+                theirs = (await on_io(backend.exec(identity, timeout=20))).tail.decode().split()
+                mine = await asyncio.to_thread(_here, identity)
+                assert len(theirs) == len(mine) and theirs[0] != mine[0], name
                 # Not everybody may read a disk of this machine: then its size has to tell.
                 assert name not in disks or theirs[1] != mine[1] or mine[2] not in (theirs[2], _NOTHING), name
 
@@ -338,10 +339,13 @@ async def _gone(mark: str) -> None:
     await until(gone)
 
 
-def _identity(device: str) -> str:
-    """A shell command that prints whose device it is: which start of which kernel, how many sectors it has, the hash of its beginning."""
-    size = f"cat /sys/class/block/{Path(device).name}/size 2>/dev/null || echo 0"
-    return f"cat /proc/sys/kernel/random/boot_id 2>/dev/null; {size}; head -c 65536 {device} 2>/dev/null | sha256sum"
+def _identity(disk: str | None) -> str:
+    """A shell command that prints which start of which kernel this is, and of a disk the sectors and the hash of its beginning."""
+    kernel = "cat /proc/sys/kernel/random/boot_id"
+    if disk is None:
+        return kernel
+    size = f"cat /sys/class/block/{Path(disk).name}/size 2>/dev/null || echo 0"
+    return f"{kernel}; {size}; head -c 65536 {disk} 2>/dev/null | sha256sum"
 
 
 def _here(command: str) -> list[str]:
