@@ -50,6 +50,11 @@ class Link:
         self._afterwards: set[asyncio.Task[None]] = set()
 
     @property
+    def open(self) -> bool:
+        """Whether its context was not closed, or is used again."""
+        return self in self._exchange.links
+
+    @property
     def trunk(self) -> Trunk:
         """What is held open, on the I/O loop that is running now."""
         exchange, loop = self._exchange, asyncio.get_running_loop()

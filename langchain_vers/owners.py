@@ -23,7 +23,8 @@ class Worker(Protocol):
         """Whether it has changed a machine, or is about to, and the change is in no version yet."""
 
 
-def _seats() -> WeakValueDictionary[int, Worker]:
+def seats() -> WeakValueDictionary[int, Worker]:
+    """The workers of this process, by the number in their owners' names."""
     found: WeakValueDictionary[int, Worker] = kept("owners", WeakValueDictionary)
     return found
 
@@ -34,7 +35,7 @@ class Owner:
     def __init__(self, worker: Worker) -> None:
         numbers: itertools.count[int] = kept("seats", lambda: itertools.count(1))
         self._seat = next(numbers)
-        _seats()[self._seat] = worker
+        seats()[self._seat] = worker
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ class Owner:
         if stamp is None or self.owns(stamp):
             return 0
         if self.is_neighbour(stamp):
-            worker = _seats().get(stamps.seat_of(stamp.owner))
+            worker = seats().get(stamps.seat_of(stamp.owner))
             if worker is None or not worker.works_on(machine_id):
                 return 0
         return stamp.left()

@@ -154,7 +154,7 @@ class Versions:
     def works_on(self, machine_id: str) -> bool:
         """See `owners.Worker`."""
         live = self.ledger.machines.get(machine_id)
-        return live is not None and bool(live.calls) and not live.tainted
+        return self.context.link.open and live is not None and bool(live.calls) and not live.tainted
 
     def guard(self, version: str | None) -> Guard:
         """What lets calls pass while the machine is this process's, and its saver's."""

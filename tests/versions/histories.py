@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from rigs.savers import Database
 
-from langchain_vers import BackendContext, VersSaver
+from langchain_vers import BackendContext, VersSaver, owners
 from langchain_vers._io import on_io
 from langchain_vers.errors import VersError
 from langchain_vers.platform import VersClient
@@ -54,6 +54,10 @@ class Process:
         self.life.dead = True  # nothing of it must go on in the background
         await self.context.aclose()
         await self.stack.aclose()
+        # It was one of several in this very process, where others would ask it what it is working on.
+        for seat, worker in list(owners.seats().items()):
+            if worker is self.face.saver.versions:
+                del owners.seats()[seat]
 
 
 @dataclass
