@@ -39,9 +39,6 @@ sleep 300
 class CommandConformance(Conformance):
     """Tests of `exec`."""
 
-    patience = 2.0
-    """Seconds that a machine needs at most to start a handful of processes."""
-
     # --- output ---
 
     async def test_output_is_merged_in_order_of_arrival(self, backend: Backend, call: Caller) -> None:

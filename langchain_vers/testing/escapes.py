@@ -94,7 +94,6 @@ class EscapeConformance(Conformance):
         return Bounds()
 
     patience = 4.0
-    """Seconds that a machine needs at most to start a handful of processes."""
 
     # --- what is on this machine's disk ---
 

@@ -40,6 +40,9 @@ async def run_sync(coro: Coroutine[Any, Any, T]) -> T:
 class Conformance:
     """Fixtures. A subclass overrides `backend`; tests get it together with `place`, an empty directory of their own on the machine."""
 
+    patience = 2.0
+    """Seconds that the machine needs at most to start a handful of processes."""
+
     @pytest.fixture
     async def backend(self) -> AsyncIterator[Backend]:
         """The backend under test. The override may be sync or async and of any scope; it closes what it opens."""
