@@ -234,6 +234,7 @@ class Running:
                 if control.refused is not None:
                     return End.REFUSED
                 if control.released:
+                    await self.rest()
                     return End.RELEASED
             else:
                 # A session that ends before it has begun its command has not run it, however cleanly its transport says that it ended.
@@ -264,7 +265,7 @@ class Running:
         return control.killed
 
     async def rest(self) -> None:
-        """Take what the command had still printed when it was killed, which may come after the word that it is dead."""
+        """Take what the command had still printed when it was killed or let go of: it may come after the word that it is."""
         with contextlib.suppress(VersError, TimeoutError):
             async with asyncio.timeout(self._quiet):
                 while await self._take():
