@@ -12,7 +12,7 @@ process has taken over the machine, `paths`: a path of the call is not where it 
 While a command runs, a watcher in the session reads standard input. The end of that input (the caller closed the channel on a time-out or a
 cancellation, or its connection broke) makes it kill every process that carries the session's mark in its environment or belongs to one that
 does, so also those that have left the process group. A line instead of the end releases the watcher: background processes of a finished
-command live on.
+command live on. Its `r` comes when all that the command itself printed has been passed on, as far as that can be seen.
 
 A transport that can give a program its whole input only at its start (`program`) has the session make a named pipe for the watcher; what it
 has to be told is written there by another program (`__vers_tell`), and the end of its input comes when the command's time has long run out.
@@ -24,53 +24,21 @@ import base64
 import shlex
 from collections.abc import Sequence
 
+from langchain_vers.backends import guest_processes
+
 _CHOOSER = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
 
 KEEP_LINES, KEEP_BYTES = 2000, 50 * 1024
 """A command's log is kept on the machine when the output has more lines or bytes than these: as much as a model is shown of it."""
 
-_PREAMBLE = r"""
+_FOLDER = r"""
 __dir=${TMPDIR:-/tmp}/vers-${EUID:-$(id -u)}
 [ -d "$__dir" ] || mkdir -m 700 "$__dir" 2>/dev/null
 if [ -L "$__dir" ] || [ ! -O "$__dir" ]; then __dir=$(mktemp -d); fi
 
-# All processes that carry the mark $1, that descend from one of those, or are in a session that one of those leads: commands such as sudo
-# and `env -i` drop the mark. They are stopped first, so that none forks while the others are being found. $2 is the leader, should it be
-# gone.
-__vers_kill() {
-  exec 2>/dev/null
-  if [ ! -r /proc/self/environ ]; then kill -9 0; fi
-  read -r __me __s </proc/self/stat
-  __mark=$1 __held=" $2 "
-  while :; do
-    __more=
-    for __f in $(grep -lsF "VERS_CALL=$__mark" /proc/[0-9]*/environ); do
-      __f=${__f#/proc/}
-      __vers_hold "${__f%/environ}"
-    done
-    for __f in /proc/[0-9]*/stat; do
-      IFS= read -r __s <"$__f" || continue
-      set -- ${__s##*) }
-      case $__held in *" $2 "* | *" $4 "*) __vers_hold "${__s%% *}" ;; esac
-    done
-    [ -n "$__more" ] || break
-  done
-  kill -9 $__held
-  for __f in $__held; do
-    while IFS= read -r __s <"/proc/$__f/stat"; do
-      case ${__s##*) } in [ZX]*) break ;; esac
-      sleep 0.01 || sleep 1
-    done
-  done
-}
+"""
 
-__vers_hold() {
-  case "$__held$__me " in *" $1 "*) return ;; esac
-  # One that is gone by now may have been the search itself.
-  kill -STOP "$1" || return 0
-  __held="$__held$1 " __more=1
-}
-
+_CALLS = r"""
 # Only one succeeds for a log: the session that runs its command, or who makes sure that it never will.
 __vers_claim() {
   set -C
@@ -278,6 +246,8 @@ printf 'ready %s %s\n' "$VERS_CALL" "$__dir"
 __log= __mine= __in= __hold=
 """
 
+_PREAMBLE = _FOLDER + guest_processes.FUNCTIONS + _CALLS
+
 _WAIT = r"""
 IFS= read -r __line || exit 0
 eval "$__line"
@@ -296,7 +266,7 @@ fi
 exec 7<&0 0</dev/null 8>&2 2>/dev/null
 (
   exec >/dev/null
-  if IFS= read -r __v <&7 && [ "$__v" != k ]; then printf 'r%s\0' $(wc -c <"$__log") >&8; exit 0; fi
+  if IFS= read -r __v <&7 && [ "$__v" != k ]; then __vers_settle; printf 'r%s\0' $(wc -c <"$__log") >&8; exit 0; fi
   __vers_kill "$VERS_CALL" $$
   rm -f "$__log.cwd" ${__in:+"$__in"}
   printf 'k\0' >&8

@@ -21,8 +21,9 @@ POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 60.0
 """How long a test waits for something that must come to pass."""
 
-# For a shell on the machine: does the process $1 still run? A zombie, which only waits for its parent to look, does not.
-_ALIVE = 'alive() { kill -0 "$1" 2>/dev/null && ! grep -qs \'^[0-9]* (.*) Z\' "/proc/$1/stat"; }'
+# For a shell on the machine: does the process $1 still run? A zombie, which only waits for its parent to look, does not; nor does one whose
+# parent looks between the two questions.
+_ALIVE = 'alive() { kill -0 "$1" 2>/dev/null && ! grep -qs \'^[0-9]* (.*) Z\' "/proc/$1/stat" && kill -0 "$1" 2>/dev/null; }'
 
 
 class Caller(Protocol):

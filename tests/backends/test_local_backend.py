@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +69,19 @@ def test_a_root_that_is_gone(tmp_path: Path) -> None:
     folder.rmdir()
     with pytest.raises(Unreachable, match="gone"):
         run(backend.exec("true"))
+
+
+def test_output_that_is_late_is_not_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where programs are slow to start, what passes a command's output on may begin long after the command has ended; and a background
+    process holds the output, so that its end is no sign.
+    """
+    tee = shutil.which("tee")
+    (tmp_path / "tee").write_text(f'#!/bin/sh\ni=0; while [ $i -lt 300000 ]; do i=$((i+1)); done\nexec {tee} "$@"\n')
+    (tmp_path / "tee").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    backend = LocalBackend(tmp_path)
+    result = run(backend.exec("sleep 600 & echo $! said"))
+    assert result.tail.endswith(b" said\n") and result.log_path is not None
+    os.kill(int(result.tail.split()[0]), signal.SIGKILL)
+    Path(result.log_path).unlink()
+    run(backend.close())
