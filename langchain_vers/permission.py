@@ -45,6 +45,8 @@ class _Spot:
     deep: bool
     at: str = ""
     """Where: "" for the machine of the call, "here" for the user's machine, else the name of a VM."""
+    argument: bool = False
+    """Whether it is an argument of the tool, which may be a path of the host; what stands in a command is taken as it is."""
 
 
 async def judge(
@@ -99,7 +101,7 @@ async def judge(
 async def _judged_here(context: BackendContext, place: Place, request: Request, spots: list[_Spot], *, look: bool) -> Verdict | None:
     """The verdict on a call all of whose paths are on its thread's machine; without a `look` None if it needs one."""
     route = await context.route(place)
-    asked = _Asked([replace(spot, word=_mapped(route, spot.word)) for spot in spots])
+    asked = _Asked([replace(spot, word=_mapped(route, spot.word)) if spot.argument else spot for spot in spots])
     given = route.cwd or getattr(route.backend, "home", None)
     known = route.attachment.backend, route.backend.machine_id
     checks = route.backend.checks_premises
@@ -142,7 +144,7 @@ def _spots(reach: Reach, script: Script | None) -> list[_Spot]:
         elif path.startswith("vm:"):
             at, _, rest = path.removeprefix("vm:").partition(":")
         home = rest == "~" or rest.startswith("~/")
-        found.append(_Spot(Word(rest[1:] if home else rest, home=home), mode, deep, at))
+        found.append(_Spot(Word(rest[1:] if home else rest, home=home), mode, deep, at, argument=True))
     return found
 
 

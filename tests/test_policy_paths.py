@@ -189,6 +189,8 @@ def test_a_path_that_is_translated_is_judged_as_the_machine_sees_it(make_toolkit
         for tool, arguments in (("read", {"path": path}), ("grep", {"path": path, "pattern": "s"})):
             assert "not these" in one(tools, tool, **arguments).content
     assert one(tools, "read", path=f"{folder}/open").content == "fine"
+    assert "not these" in one(tools, "bash", command=f"cat {inside}/notes").content
+    assert "secret" in one(tools, "bash", command=f"cat {folder}/notes").content  # in a command it is the machine's own file of that name
 
 
 def test_a_vm_by_its_name_is_judged_where_its_commands_start(make_toolkit: Any) -> None:
