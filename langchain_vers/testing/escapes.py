@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -69,6 +70,10 @@ class Bounds:
     processes: int = 512
     disk: int = 512 * MiB
     """Bytes that commands may put into any one place."""
+
+
+_PRIVATE = re.compile(rb":[$!]*[$]\w|:[\w./]{13}:|PRIVATE KEY")
+"""What there is in a file of password hashes (crypt(5)), and in one of a key."""
 
 
 class EscapeConformance(Conformance):
@@ -119,7 +124,8 @@ class EscapeConformance(Conformance):
         for path in host.private_system_files():
             content = path.read_bytes() if os.access(path, os.R_OK) else None
             found = await on_io(backend.exec(f"cat {shlex.quote(str(path))} 2>/dev/null"))
-            assert found.exit_code != 0 or (content is not None and found.tail != content), path
+            # A machine may have a file of its own there, which for want of the other to compare with is told by what is not in it.
+            assert found.exit_code != 0 or (found.tail != content and not _PRIVATE.search(found.tail)), path
 
     async def test_nothing_is_written_outside(self, backend: Backend) -> None:
         """What commands and the file calls write into this machine's folders, programs and settings does not get there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import shlex
 import signal
 import statistics
@@ -353,7 +354,10 @@ def test_a_sandbox_that_is_killed_under_a_call(backend: BubblewrapBackend, tmp_p
 def test_a_sandbox_that_died_between_calls(backend: BubblewrapBackend, call: str) -> None:
     run(backend.write("f", b"x"))
     old = running(backend)
+    watched = os.pidfd_open(old._init)
     os.kill(old._init, signal.SIGKILL)
+    select.select([watched], [], [])  # the signal may still be on its way when kill() returns
+    os.close(watched)
     calls: dict[str, Any] = {
         "exec": lambda: backend.exec("true"),
         "read": lambda: backend.read("f"),
