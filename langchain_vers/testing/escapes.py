@@ -46,8 +46,8 @@ from langchain_vers.testing.harness import Caller, Conformance, kill_survivors, 
 MiB = 1024 * 1024
 _CHUNK = 4 * MiB
 _NOTHING = hashlib.sha256().hexdigest()
-_SLACK = 1.5
-"""How far over its bound a sandbox may be when it is stopped."""
+_SLACK = 4
+"""How many times its bound a place may hold in the end: one that is watched takes more until it is looked at."""
 
 _STUBBORN = b"trap '' TERM INT HUP QUIT\necho $$ >$0.new; mv $0.new $0.pid\nwhile :; do sleep 1; done\n"
 _WAYS = {
@@ -269,10 +269,10 @@ class EscapeConformance(Conformance):
 
     async def test_disk_cannot_be_filled(self, backend: Backend, bounds: Bounds, where: str) -> None:
         """Many files, one large file, and space that is only reserved: no place takes more than the bound."""
-        mark, count = host.new_mark(), 3 * bounds.disk // _CHUNK
+        mark, count = host.new_mark(), 8 * bounds.disk // _CHUNK
         many = f"i=0; while [ $i -lt {count} ] && head -c {_CHUNK} /dev/zero >f$i; do i=$((i+1)); done"
-        one = f"head -c {3 * bounds.disk} /dev/zero >one"
-        reserve = f"i=0; while [ $i -lt 6 ] && fallocate -l {bounds.disk // 2} r$i; do i=$((i+1)); done"
+        one = f"head -c {8 * bounds.disk} /dev/zero >one"
+        reserve = f"i=0; while [ $i -lt 16 ] && fallocate -l {bounds.disk // 2} r$i; do i=$((i+1)); done"
         for fill in (many, one, reserve):
             with contextlib.suppress(VersError):
                 await on_io(backend.exec(f'd={where}/{mark}; mkdir "$d" && cd "$d" || exit 0; {fill}', timeout=120))
