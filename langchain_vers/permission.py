@@ -18,7 +18,7 @@ from langchain_vers._io import io
 from langchain_vers.asking import Verdict, ask, refusal
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
-from langchain_vers.backends.premises import Ground, Premises, Spot
+from langchain_vers.backends.premises import Ground, Premises, Spot, seeming
 from langchain_vers.errors import Denied, VersError
 from langchain_vers.request import Access, Allow, Deny, Machine, Reach, Request, wanted
 from langchain_vers.shell.script import Script
@@ -183,8 +183,7 @@ class _Asked:
                 found.append(access)
                 continue
             if not word.pattern:
-                base = ground.home + word.text if word.home else posixpath.join(ground.cwd, word.text)
-                paths = tuple(dict.fromkeys((*paths, "/" + posixpath.normpath(base).lstrip("/"))))
+                paths = tuple(dict.fromkeys((*paths, seeming(ground.home, ground.cwd, _spot(word)))))
             found += [replace(access, path=path, known=True) for path in paths]
         return list(dict.fromkeys(found)), machine
 

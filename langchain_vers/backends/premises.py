@@ -107,7 +107,7 @@ class Grounds:
         known.cwds[cwd] = ground.cwd
         for spot, real in zip(spots, ground.real, strict=True):
             known.crooked.discard((cwd, spot))
-            if not spot.pattern and real != (_seeming(known.home, ground.cwd, spot),):
+            if not spot.pattern and real != (seeming(known.home, ground.cwd, spot),):
                 known.crooked.add((cwd, spot))
 
     def guess(self, machine: Key, cwd: str | None, spots: Sequence[Spot]) -> tuple[Ground, Premises] | None:
@@ -118,11 +118,12 @@ class Grounds:
         here = known.cwds.get(cwd, cwd)
         if here is None or not here.startswith("/"):
             return None
-        real = tuple((_seeming(known.home, here, spot),) for spot in spots)
+        real = tuple((seeming(known.home, here, spot),) for spot in spots)
         paths = tuple(dict.fromkeys(known.home + spot.text if spot.home else spot.text for spot in spots))
         return Ground(known.home, known.home, known.start, here, real), Premises(known.home, cwd, here, paths)
 
 
-def _seeming(home: str, cwd: str, spot: Spot) -> str:
+def seeming(home: str, cwd: str, spot: Spot) -> str:
+    """Where a path is if there are no symlinks in it: absolute, without `..`."""
     path = home + spot.text if spot.home else posixpath.join(cwd, spot.text)
     return "/" + posixpath.normpath(path).lstrip("/")

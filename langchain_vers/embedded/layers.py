@@ -89,12 +89,6 @@ class Disks:
             raise FileExistsError(errno.EEXIST, "exists already", str(target))
         made.rename(target)
 
-    def relink(self, kind: Kind, name: str, layers: Sequence[str]) -> None:
-        """Replace the layers of something that is stored."""
-        new = self.data_dir / kind / name / "manifest.new"
-        new.write_text(json.dumps({"layers": list(layers)}))
-        new.rename(new.with_name("manifest.json"))
-
     def discard(self, kind: Kind, name: str) -> Path | None:
         """Move a machine or snapshot into the trash; where it is now, None if there was none."""
         target = self.data_dir / "trash" / uuid.uuid4().hex
@@ -130,11 +124,6 @@ class Merge:
     """One path for anything but a directory; for a directory all that make it up, top first."""
     opaque: bool = False
     """For a directory: whether what is further below must not show through."""
-
-
-def is_whiteout(status: os.stat_result) -> bool:
-    """Overlayfs' mark for "deleted here": a character device 0/0."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def is_opaque(path: Path) -> bool:

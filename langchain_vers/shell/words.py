@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -213,8 +213,3 @@ def _word(cells: list[Cell]) -> Word:
     known = known and all(cell.char for cell in cells) and not any(cell.home for cell in cells)
     pattern = any(cell.char in {"*", "?", "["} and not cell.quoted for cell in cells)
     return Word(text, known, pattern, home, any(cell.spread for cell in cells))
-
-
-def plain_words(words: Iterable[Word]) -> list[str | None]:
-    """The values of words, None for those that are not known."""
-    return [word.plain for word in words]

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from rigs.network import NetworkThread, Relay
 from rigs.openssh import KeyAgent, Sshd, make_key
 from rigs.programs import require
+from rigs.waiting import wait_for
 
 from langchain_vers._io import on_io, run
 from langchain_vers.backends import guest
@@ -31,13 +31,6 @@ from langchain_vers.errors import BadInput, Denied, Interrupted, Missing, Unreac
 pytestmark = pytest.mark.peer
 
 Make = Callable[..., SSHBackend]
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ import pytest
 from rigs.certificates import Authority
 from rigs.network import NetworkThread, Relay, TlsFront
 from rigs.openssh import Platform, UserBackend, fingerprint_of, make_key
+from rigs.waiting import alive, wait_for
 
 from langchain_vers._io import io, on_io, run
 from langchain_vers.backends import pool, sessions, vers
@@ -40,25 +41,6 @@ echo up
 sleep 300
 """
 """A command with a process in another session; it says "up" when all of it runs."""
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def alive(folder: Path) -> list[str]:
-    """Which of the processes whose numbers stand in `*.pid` run."""
-
-    def runs(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return [file.name for file in folder.glob("*.pid") if runs(int(file.read_text()))]
 
 
 @contextmanager

@@ -10,16 +10,15 @@ import asyncio
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from rigs.embedded import EmbeddedVers
 from rigs.network import NetworkThread, Relay
+from rigs.waiting import alive, wait_for
 
 from langchain_vers import idle
 from langchain_vers._io import on_io, run
@@ -41,25 +40,6 @@ while [ ! -e {0}/go ]; do sleep 0.02; done
 {1}
 """
 """A command with a process in another session; it says "up" when all of it runs, and goes on when it may."""
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def alive(folder: Path) -> list[str]:
-    """Which of the processes whose numbers stand in `*.pid` run."""
-
-    def runs(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return [file.name for file in folder.glob("*.pid") if runs(int(file.read_text()))]
 
 
 @pytest.fixture
