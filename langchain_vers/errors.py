@@ -11,6 +11,7 @@
         Misplaced                             a path leads elsewhere than the call was judged by
       Unreachable        (ConnectionError)    no answer, a broken connection, an identity that does not match
         Interrupted                           the connection broke while a command ran
+      CommandFailed                           a command that was to succeed did not
       DeadlineExceeded   (TimeoutError)       a wait of ours ran out
       RateLimited                             the server wants us to slow down
       ServerFault                             the server failed (5xx)
@@ -22,7 +23,12 @@ Every message is one sentence for a person or a model: what happened, to what, w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from langchain_vers._process import keep_classes
+
+if TYPE_CHECKING:
+    from langchain_vers.machine import CommandResult
 
 
 class VersError(Exception):
@@ -96,6 +102,18 @@ class Interrupted(Unreachable):
     def __init__(self, message: str, *, output: bytes = b"", machine_id: str | None = None) -> None:
         super().__init__(message, machine_id=machine_id)
         self.output = output
+
+
+class CommandFailed(VersError):
+    """A command that was to succeed did not.
+
+    Attributes:
+        result: how it ended.
+    """
+
+    def __init__(self, message: str, result: CommandResult, *, machine_id: str | None = None) -> None:
+        super().__init__(message, machine_id=machine_id)
+        self.result = result
 
 
 class DeadlineExceeded(VersError, TimeoutError):

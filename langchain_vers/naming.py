@@ -11,7 +11,8 @@ from langchain_vers._io import io
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.platform import VersClient
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""What ids of VMs and commits look like."""
 _OWN_LABELS = "langchain-vers-"
 """Labels that name no VM: a thread's id may be the beginning of another VM's."""
 
@@ -30,7 +31,7 @@ async def find(name: str, client: Callable[[], Awaitable[VersClient]]) -> str:
     name = await io.blocking(_alias, name.strip())
     if not name:
         raise BadInput("the VM's name is empty; give an id, the beginning of one, or a label (see vers_vms)")
-    if _UUID.fullmatch(name):
+    if UUID.fullmatch(name):
         return name.lower()
     vms = await (await client()).list_vms()
     found = [vm.vm_id for vm in vms if _labelled(vm.labels or {}, name)]
