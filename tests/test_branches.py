@@ -109,7 +109,7 @@ async def test_what_is_not_there_is_said(context: BackendContext, machine: Machi
     for name, error in {
         "0" * 8 + "-0000-0000-0000-" + "0" * 12: "There is no commit",
         "no such thing": "no tag and no VM",
-        "a:b": "",
+        "a:b": "epositor",
     }.items():
         async with Branches(context, name) as branches:
             with pytest.raises(Gone, match=error):
