@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from benchmarks import connections, gates, latency, machines, places, roundtrips, throughput, versions
+from benchmarks import attempts, connections, gates, latency, machines, places, roundtrips, throughput, versions
 from benchmarks.rig import Row, rig
 
 PARTS = {
@@ -22,6 +22,7 @@ PARTS = {
     "here": places.here,
     "policy": gates.measure,
     "versions": versions.measure,
+    "attempts": attempts.measure,
     "flood": throughput.flood,
 }
 REACHED = {True: "yes", False: "no", None: "not run"}

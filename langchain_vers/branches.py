@@ -42,17 +42,18 @@ class Branches:
     Args:
         context: whose platform and connections are used.
         source: what the branches begin as: a commit's id, a tag (`name` or `repository:name`), or a VM as it is when they are made (id,
-            unique prefix, label or alias).
+            unique prefix, label or alias); None: new VMs from the platform's base image; or a function that makes so many branches, on the
+            I/O thread, and gives their ids.
         labels: set on every branch.
     """
 
-    def __init__(self, context: BackendContext, source: str, *, labels: Mapping[str, str] | None = None) -> None:
-        if not isinstance(source, str) or not source.strip():
+    def __init__(self, context: BackendContext, source: str | Make | None, *, labels: Mapping[str, str] | None = None) -> None:
+        if source is not None and not callable(source) and (not isinstance(source, str) or not source.strip()):
             raise BadInput(f"what to branch must be the name of a commit, a tag or a VM, not {source!r}")
         self._context = context
-        self._source = source.strip()
+        self._source = source if isinstance(source, str) else ""
         self._labels = dict(labels or {})
-        self._make: Make | None = None
+        self._make: Make | None = source if callable(source) else None
         self._commit: str | None = None
         self._making: set[asyncio.Task[list[Machine]]] = set()
         self._machines: dict[str, Machine] = {}
@@ -92,6 +93,10 @@ class Branches:
         """Have one branch outlive the block."""
         self._kept.add(machine.vm_id)
 
+    def unkeep(self, machine: Machine) -> None:
+        """Take a `keep` back."""
+        self._kept.discard(machine.vm_id)
+
     @property
     def machines(self) -> list[Machine]:
         """The branches that were made and not deleted, in the order of their making."""
@@ -123,7 +128,9 @@ class Branches:
 
     async def _way(self, client: VersClient) -> tuple[Make, str | None]:
         """How branches of the source are made, and the commit that it is."""
-        name = self._source
+        name = self._source.strip()
+        if not name:
+            return _of_nothing(client), None
         repository, colon, tag = name.partition(":")
         if colon:
             commit = (await client.get_repository_tag(repository, tag)).commit_id
@@ -171,6 +178,21 @@ class Branches:
         if failed:
             why = next(iter(failed.values()))
             raise VersError(f"these branches could not be deleted, and are still there: {', '.join(failed)}; delete them yourself ({why})")
+
+
+def _of_nothing(client: VersClient) -> Make:
+    async def make(count: int) -> Sequence[str]:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise BadInput("The number of machines must be a whole number of at least 1.")
+        made = await asyncio.gather(*(client.create_vm(wait_boot=True) for _ in range(count)), return_exceptions=True)
+        ids = [vm_id for vm_id in made if isinstance(vm_id, str)]
+        for error in made:
+            if isinstance(error, BaseException):
+                await asyncio.gather(*(client.delete_vm(vm_id) for vm_id in ids), return_exceptions=True)
+                raise error
+        return ids
+
+    return make
 
 
 def _of_commit(client: VersClient, commit_id: str) -> Make:

@@ -45,7 +45,7 @@ from langchain_vers.policy import Policy
 from langchain_vers.redaction import Redactor
 from langchain_vers.route import Route
 from langchain_vers.trunk import Account
-from langchain_vers.turns import Place, Turns
+from langchain_vers.turns import Place, Turns, holder, is_running, place_of
 from langchain_vers.variables import Variables
 from langchain_vers.versions import Versions
 from langchain_vers.whereabouts import Whereabouts
@@ -57,6 +57,8 @@ ENTRANCE_SECONDS = 60.0
 """How long a registered backend may take to answer when a thread goes there."""
 THREAD_LABEL = "langchain-vers-thread"
 """The label that tells which thread made a VM."""
+LANE_LABEL = "langchain-vers-branch"
+"""The label that tells which worker or attempt of it."""
 
 
 SetTo = Callable[[Attachment], None]
@@ -299,11 +301,12 @@ class BackendContext:
             self.whereabouts.learn(place, self.versions_of(place), route.attachment, cwd=None)
 
     async def labels(self, place: Place) -> dict[str, str]:
-        """The labels of a VM that a call makes: which thread it is for, and of which database of conversations."""
+        """The labels of a VM that a call makes: which thread and lane it is for, and of which database of conversations."""
+        lane = {LANE_LABEL: place.lane} if place.lane else {}
         if place.thread is None:
-            return {}
+            return lane
         versions = self.versions_of(place)
-        return {THREAD_LABEL: place.thread} if versions is None else await io.blocking(versions.labels, place.thread)
+        return lane | ({THREAD_LABEL: place.thread} if versions is None else await io.blocking(versions.labels, place.thread))
 
     def resting(self, machine_id: str) -> AbstractAsyncContextManager[None]:
         """Around what must see a machine at rest: while none of this process's calls changes it."""
@@ -474,16 +477,27 @@ class BackendContext:
 
         `shared`: others work on it too, and the thread is to see what they do: a `VersSaver` then keeps the attachment and no versions.
         """
-        return run(self._attach(vm, _thread(config), shared))
+        return run(self._attach(vm, config, shared))
 
     async def aattach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
         """See `attach`."""
-        return await on_io(self._attach(vm, _thread(config), shared))
+        return await on_io(self._attach(vm, config, shared))
 
-    async def _attach(self, vm: str, thread: str | None, shared: bool) -> Attachment:
+    async def _attach(self, vm: str, config: RunnableConfig | None, shared: bool) -> Attachment:
         attachment = Attachment(backend="vers", machine_id=await self.resolve_vm(vm), shared=shared)
-        self.whereabouts.tell(thread, attachment)
+        await self.settle(attachment, config)
         return attachment
+
+    async def settle(self, attachment: Attachment, config: RunnableConfig | None) -> None:
+        """Move a thread, or a lane of it. Coroutine of the I/O thread.
+
+        Within a run, by the config that its node was given, it is as if a tool had done it: the run's next checkpoint says so.
+        """
+        if is_running(config):
+            async with self.moving(place_of(config or {}, None, None, lambda name, arguments: False)) as set_to:
+                set_to(attachment)
+        else:
+            self.whereabouts.tell(_holder(config), attachment)
 
     def use(self, name: str, config: RunnableConfig | None = None) -> Attachment:
         """Move a thread to a registered backend, or with "local" to this machine; it stays where it is if the backend does not answer.
@@ -507,8 +521,8 @@ class BackendContext:
         self.whereabouts.tell(_thread(config), HERE)
 
     def attached(self, config: RunnableConfig | None = None) -> Attachment:
-        """A thread's attachment as it is now; its backend is "local" if the thread has no machine."""
-        return run(self.attachment(_thread(config)))
+        """A thread's attachment as it is now (or that of the worker whose config it is); its backend is "local" if it has no machine."""
+        return run(self.attachment(_holder(config)))
 
     def status(self, config: RunnableConfig | None = None) -> str:
         """One line for a prompt or a status bar, such as "vers: 3f2a91c07b1e running, /root/app" or "vers: offline". Never raises."""
@@ -562,3 +576,8 @@ def _versioned(attachment: Attachment) -> bool:
 def _thread(config: RunnableConfig | None) -> str | None:
     thread = ((config or {}).get("configurable") or {}).get("thread_id")
     return None if thread is None else str(thread)
+
+
+def _holder(config: RunnableConfig | None) -> str | None:
+    """Who is attached: the thread that a config names, or the lane of it."""
+    return holder(_thread(config), workers.lane_of((config or {}).get("configurable") or {}))

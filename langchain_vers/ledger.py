@@ -187,8 +187,8 @@ class Ledger(Closings):
             self.note(position, attachment)
             if (root := self._steps.get(position.path[0])) is not None:
                 root.replaced.pop(attachment.machine_id or "", None)
-            if position.lane:
-                return
+            if position.lane and (root is None or root.lane != position.lane):
+                return  # a worker's machine is none of the thread's; but a run may be in a lane as a whole
             for key in position.path:
                 if (step := self._steps.get(key)) is not None:
                     step.moved = True

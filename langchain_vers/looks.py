@@ -20,7 +20,7 @@ from langchain_vers.backends.base import Backend
 from langchain_vers.backends.stamps import Stamp
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.steps import Key, Step
-from langchain_vers.turns import place_of
+from langchain_vers.turns import is_running, place_of
 
 if TYPE_CHECKING:
     from langchain_vers.checkpoint import VersSaver
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Look:
     """A machine to look at."""
 
+    attachment: Attachment
     backend: Backend
     changing: Callable[[], AbstractAsyncContextManager[Backend]]
     """Around what is to be noted on the machine: the backend to do it with."""
@@ -52,7 +53,7 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
         Gone: there is no such checkpoint. BadInput: several savers of the context know the thread.
     """
     configurable = (config or {}).get("configurable") or {}
-    if configurable.get("thread_id") is None or _runs(config):
+    if configurable.get("thread_id") is None or is_running(config):
         return None
     thread, checkpoint = str(configurable["thread_id"]), configurable.get("checkpoint_id")
     named = {} if checkpoint is None else {"checkpoint_id": str(checkpoint)}
@@ -70,11 +71,6 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     return next(iter(found.values()), None)
 
 
-def _runs(config: RunnableConfig | None) -> bool:
-    """Whether a config is that of a task of a run."""
-    return ((config or {}).get("configurable") or {}).get("__pregel_scratchpad") is not None
-
-
 @asynccontextmanager
 async def machine_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> AsyncIterator[Look | None]:
     """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one. Coroutine of the I/O thread.
@@ -84,7 +80,7 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
     Raises:
         Gone: the machine does not exist any more, and was in no commit. Conflict: it has moved on, and there is no commit.
     """
-    if _runs(config):
+    if is_running(config):
         place = place_of(config or {}, None, None, lambda name, arguments: False)
         route = await context.way(place)
 
@@ -93,7 +89,7 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
             async with context.changing(place, route) as changed:
                 yield changed.backend
 
-        yield None if route.attachment.backend == HERE.backend else Look(route.backend, changing)
+        yield None if route.attachment.backend == HERE.backend else Look(route.attachment, route.backend, changing)
         return
     configurable = (config or {}).get("configurable") or {}
     thread = None if configurable.get("thread_id") is None else str(configurable["thread_id"])
@@ -103,14 +99,14 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
         saver, key, step = found
         attachment = await context.beginning() if step.record is None else step.record.attachment
         if step.record is not None and _goes_along(attachment) and not await _is_there(saver.versions, key, step):
-            async with _restored(context, saver.versions, key, step) as backend:
-                yield Look(backend, _as_it_is(backend), passing=True)
+            async with _restored(context, saver.versions, key, step) as (made, backend):
+                yield Look(made, backend, _as_it_is(backend), passing=True)
             return
     if attachment.backend == HERE.backend:
         yield None
         return
     backend = await context.backend_of(attachment)
-    yield Look(backend, _as_it_is(backend))
+    yield Look(attachment, backend, _as_it_is(backend))
 
 
 def _goes_along(attachment: Attachment) -> bool:
@@ -135,12 +131,12 @@ async def _is_there(versions: Versions, key: Key, step: Step) -> bool:
 
 
 @asynccontextmanager
-async def _restored(context: BackendContext, versions: Versions, key: Key, step: Step) -> AsyncIterator[Backend]:
+async def _restored(context: BackendContext, versions: Versions, key: Key, step: Step) -> AsyncIterator[tuple[Attachment, Backend]]:
     """A machine in the state of a checkpoint, for as long as this lasts."""
     made = await versions.machine_at(key, step)
     assert made.machine_id is not None
     try:
-        yield await context.machine(made.machine_id, made.host_key)
+        yield made, await context.machine(made.machine_id, made.host_key)
     finally:
         context.forget_vm(made.machine_id)
         with contextlib.suppress(VersError):

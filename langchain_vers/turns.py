@@ -63,7 +63,17 @@ class Place:
     @property
     def holder(self) -> str | None:
         """Who is attached: the thread, or a worker of it."""
-        return self.thread if not self.lane else f"{self.thread}#{self.lane}"
+        return holder(self.thread, self.lane)
+
+
+def holder(thread: str | None, lane: str) -> str | None:
+    """Who is attached: the thread, or a lane of it (a worker, an attempt)."""
+    return thread if not lane else f"{thread}#{lane}"
+
+
+def is_running(config: Mapping[str, Any] | None) -> bool:
+    """Whether a config is that of a task of a run."""
+    return ((config or {}).get("configurable") or {}).get("__pregel_scratchpad") is not None
 
 
 def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves: Callable[[str, Mapping[str, Any]], bool | None]) -> Place:  # noqa: ANN401  # LangGraph's ToolRuntime, or None

@@ -36,6 +36,16 @@ class Whereabouts:
         self._told[holder] = attachment
         self._remember(holder, attachment, None)
 
+    def take_back(self, holder: str | None, attachment: Attachment) -> None:
+        """What a program has said of a thread is no longer so: its conversation says by itself that it is there."""
+        self._told.pop(holder, None)
+        self._remember(holder, attachment, None)
+
+    def forget(self, holder: str | None) -> None:
+        """Nobody will come for what is known of a lane."""
+        for known in (self._told, self._remembered, self._calls):
+            known.pop(holder, None)
+
     def is_told(self, holder: str | None) -> bool:
         """Whether a program has moved a thread, and none of its calls has been there yet."""
         return holder in self._told
