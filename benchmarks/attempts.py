@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from benchmarks.rig import Rig, Row
-from langchain_vers.explore import explore
+from langchain_vers.exploration import explore
 from langchain_vers.machine import Machine
 
 N = 20

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from langchain_vers.backends.ssh import SSHBackend
     from langchain_vers.backends.vers import VersBackend
     from langchain_vers.bang_commands import user_commands
+    from langchain_vers.branches import Branches
     from langchain_vers.checkpoint import VersSaver
     from langchain_vers.context import BackendContext
     from langchain_vers.errors import VersError
+    from langchain_vers.exploration import aexplore, explore
+    from langchain_vers.golden_machines import agolden, golden
+    from langchain_vers.machine import Machine
     from langchain_vers.middleware import VersMiddleware
     from langchain_vers.platform import VersClient
     from langchain_vers.policy import Policy
     from langchain_vers.toolkit import VersToolkit
+    from langchain_vers.trials import Budget, Exploration, Trial
     from langchain_vers.workers import on_branch
 
 # Imported when they are asked for: the command line and the embedded server must not wait for LangChain.
@@ -36,23 +41,32 @@ _HOMES = {
     "Attachment": "attachment",
     "Backend": "backends.base",
     "BackendContext": "context",
+    "Branches": "branches",
     "BubblewrapBackend": "backends.bubblewrap",
+    "Budget": "trials",
     "DockerBackend": "backends.docker",
+    "Exploration": "trials",
     "GondolinBackend": "backends.gondolin",
     "LayeredBubblewrapBackend": "backends.layered",
     "LocalBackend": "backends.local",
+    "Machine": "machine",
     "Mount": "backends.paths",
     "Policy": "policy",
     "SSHBackend": "backends.ssh",
     "SeatbeltBackend": "backends.seatbelt",
     "Secret": "backends.environment",
     "Snapshots": "backends.base",
+    "Trial": "trials",
     "VersBackend": "backends.vers",
     "VersClient": "platform",
     "VersError": "errors",
     "VersMiddleware": "middleware",
     "VersSaver": "checkpoint",
     "VersToolkit": "toolkit",
+    "aexplore": "exploration",
+    "agolden": "golden_machines",
+    "explore": "exploration",
+    "golden": "golden_machines",
     "on_branch": "workers",
     "user_commands": "bang_commands",
 }
@@ -61,23 +75,32 @@ __all__ = [
     "Attachment",
     "Backend",
     "BackendContext",
+    "Branches",
     "BubblewrapBackend",
+    "Budget",
     "DockerBackend",
+    "Exploration",
     "GondolinBackend",
     "LayeredBubblewrapBackend",
     "LocalBackend",
+    "Machine",
     "Mount",
     "Policy",
     "SSHBackend",
     "SeatbeltBackend",
     "Secret",
     "Snapshots",
+    "Trial",
     "VersBackend",
     "VersClient",
     "VersError",
     "VersMiddleware",
     "VersSaver",
     "VersToolkit",
+    "aexplore",
+    "agolden",
+    "explore",
+    "golden",
     "on_branch",
     "user_commands",
 ]

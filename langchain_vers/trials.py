@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
 from langchain_vers.errors import BadInput
 from langchain_vers.machine import Machine
-from langchain_vers.naming import short_id
+from langchain_vers.naming import UUID, short_id
 
 Outcome = Literal["waiting", "working", "scored", "failed", "interrupted", "out of time", "out of commands"]
 
@@ -81,7 +81,6 @@ class Exploration:
     winner: Trial | None
     source: str
     seconds: float = 0.0
-    notes: Sequence[str] = field(default_factory=tuple)
 
     @property
     def output(self) -> Any:  # noqa: ANN401  # whatever the agent gives back
@@ -90,10 +89,15 @@ class Exploration:
 
     def __str__(self) -> str:
         last = len(self.trials)
-        lines = [self.source if len(self.source) != 36 else f"VM {short_id(self.source)}"]
+        lines = [self._origin()]
         for trial in self.trials:
             lines.append(f"{'└─' if trial.number == last else '├─'} {trial.number:>{len(str(last))}}  {self._line(trial)}")
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(lines)
+
+    def _origin(self) -> str:
+        if any(trial.machine is not None and trial.machine.commit == self.source for trial in self.trials):
+            return f"commit {short_id(self.source)}"
+        return f"VM {short_id(self.source)}" if UUID.fullmatch(self.source) else self.source
 
     def _line(self, trial: Trial) -> str:
         parts = [] if trial.machine is None else [f"VM {short_id(trial.machine.vm_id)}"]

@@ -32,7 +32,7 @@ json.dump(printed, sys.stdout)
 """
 _ID = re.compile(r"\b(?:[0-9a-f]{8}(?:-[0-9a-f]{1,12})*|[0-9a-f]{12})\b")
 """An id or the beginning of one; how long that is depends on the others."""
-_TIME = re.compile(r"\b\d+ (?:ms|s|min)\b")
+_TIME = re.compile(r"\b\d+(?:\.\d+)? (?:ms|s|min)\b")
 
 
 def notebook(name: str) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from langgraph.types import Send, interrupt
 from langchain_vers import BackendContext, VersSaver, VersToolkit, on_branch
 from langchain_vers._io import run
 from langchain_vers.errors import BadInput, Conflict, Gone
-from langchain_vers.explore import aexplore, explore
+from langchain_vers.exploration import aexplore, explore
 from langchain_vers.machine import Machine
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
 
@@ -384,7 +384,7 @@ def test_the_pattern_with_send(versioned: bool, context: BackendContext, machine
 INTERRUPTED = """
     import sys
     from langchain_vers import BackendContext, VersToolkit
-    from langchain_vers.explore import explore
+    from langchain_vers.exploration import explore
 
     with BackendContext(data_dir=sys.argv[1], local=False) as context:
         (bash,) = VersToolkit(context=context, tools=["bash"]).get_tools()

@@ -13,7 +13,7 @@ from langchain_vers import BackendContext
 from langchain_vers._io import run
 from langchain_vers.branches import Branches
 from langchain_vers.errors import BadInput, CommandFailed, DeadlineExceeded
-from langchain_vers.golden import agolden, fingerprint, golden
+from langchain_vers.golden_machines import agolden, fingerprint, golden
 from langchain_vers.machine import Machine
 
 
