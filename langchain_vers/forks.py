@@ -15,7 +15,6 @@ from typing import Any, TypeVar, cast
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel import Pregel
 
-from langchain_vers.checkpoint import VersSaver
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.turns import is_running
 
@@ -45,7 +44,7 @@ class Forks:
         has_thread = self._configurable.get("thread_id") is not None
         checkpointer = agent.checkpointer if isinstance(agent, Pregel) and has_thread else None
         self._graph = cast("Pregel[Any, Any, Any, Any]", agent) if checkpointer not in {None, True, False} else None
-        self.versioned = isinstance(checkpointer, VersSaver)
+        self.versioned = hasattr(checkpointer, "versions")  # not by its class, which is another one after a reload
         """Whether the machine goes with the conversation."""
         self.in_threads = False
         """Whether only the sync methods of the agent can be used."""

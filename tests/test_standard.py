@@ -72,15 +72,15 @@ class TestIntegration(Given, ToolsIntegrationTests):
             assert answer.status == "success", answer
             return answer.artifact
 
+        needed, known = set(map(str, EXAMPLES[name].values())), {}
         artifact("bash", command=SETUP)
-        known: dict[str, str] = {}
-        job = artifact("bash", command="exec sleep 1000", background=True)["job_id"]
-        if "VM" in EXAMPLES[name].values() or "COMMIT" in EXAMPLES[name].values():
+        if "JOB" in needed:
+            known["JOB"] = artifact("bash", command="exec sleep 1000", background=True)["job_id"]
+        if needed & {"VM", "COMMIT"}:
             known["VM"] = artifact("vers_vm_create", attach=False)["machine_id"]
             known["COMMIT"] = artifact("vers_vm_commit", vm_id=known["VM"])["commit"]
-        known["JOB"] = job
         type(self).chosen = tools[name]
         type(self).example = {key: known.get(value, value) if isinstance(value, str) else value for key, value in EXAMPLES[name].items()}
         yield
-        artifact("vers_vm_local")
-        artifact("bash_kill", job_id=job)
+        if "JOB" in known:
+            artifact("bash_kill", job_id=known["JOB"])
