@@ -37,7 +37,7 @@ class IOThread:
         self._thread: threading.Thread | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._closers: dict[object, Callable[[], Awaitable[None]]] = {}
-        self._end_lock = threading.Lock()
+        self._end_lock = threading.RLock()  # the collector may end a context in the middle of `submit`, which submits its closing
         self.ending = False
         """The interpreter exits. What its daemon threads begin now nobody would close, nor wait for."""
 
@@ -245,7 +245,7 @@ class IOThread:
     def after_fork(self) -> None:
         """In a forked child: forget the parent's loop, whose thread does not exist here."""
         self._start_lock = threading.Lock()
-        self._end_lock = threading.Lock()
+        self._end_lock = threading.RLock()
         self._loop = self._thread = self._pool = None
         self._closers = {}
         self.ending = False

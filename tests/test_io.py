@@ -356,6 +356,27 @@ def test_closing_leaves_no_thread_and_no_descriptor(own: IOThread) -> None:
     wait_for(lambda: state() <= before)
 
 
+def test_the_collector_may_submit_in_the_middle_of_submitting(own: IOThread) -> None:
+    """What ends with a context is submitted by its finalizer, which runs wherever the collector happens to: also in here."""
+    loop, submitted = own.loop, []
+
+    class Collecting:
+        """A loop that collects while it is handed something."""
+
+        def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+            if not submitted:
+                submitted.append(own.submit(add(3, 4)))
+            loop.call_soon_threadsafe(callback)
+
+    own._loop = Collecting()  # type: ignore[assignment]
+    worker = threading.Thread(target=lambda: submitted.append(own.submit(add(1, 2))), daemon=True)
+    worker.start()
+    worker.join(30)
+    own._loop = loop
+    assert not worker.is_alive()
+    assert [done.result(30) for done in submitted] == [7, 3]
+
+
 def test_closing_awaits_closers_and_cancels_the_rest(own: IOThread) -> None:
     done: list[str] = []
     work = Work()
