@@ -358,13 +358,14 @@ def test_closing_leaves_no_thread_and_no_descriptor(own: IOThread) -> None:
 
 def test_the_collector_may_submit_in_the_middle_of_submitting(own: IOThread) -> None:
     """What ends with a context is submitted by its finalizer, which runs wherever the collector happens to: also in here."""
-    loop, submitted = own.loop, []
+    loop, submitted, collecting = own.loop, [], [True]
 
     class Collecting:
         """A loop that collects while it is handed something."""
 
         def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
-            if not submitted:
+            if collecting:
+                collecting.pop()
                 submitted.append(own.submit(add(3, 4)))
             loop.call_soon_threadsafe(callback)
 
