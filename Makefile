@@ -1,6 +1,6 @@
 # The same commands for people and for CI. A fresh machine needs Python 3.11 or newer with venv, and make.
 
-.PHONY: all help demo test test-full lint format bench clean
+.PHONY: all help demo test test-full lint format docs bench clean
 .DEFAULT_GOAL := help
 
 # The first Python that is new enough and really starts: a version manager's stand-ins are there and do not.
@@ -16,6 +16,7 @@ help:
 	@echo "make test-full  the heavy matrix as well"
 	@echo "make lint       ruff and strict mypy"
 	@echo "make format     ruff format and safe fixes"
+	@echo "make docs       render the pages and docstrings into docs/_build/html"
 	@echo "make bench      measure, side by side with the peers"
 
 $(VENV)/.python:
@@ -47,8 +48,14 @@ format: $(VENV)/.with-lint
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The list of entries is made anew, so that one that is gone leaves no page.
+docs: $(VENV)/.with-docs
+	rm -rf docs/reference/generated
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: $(VENV)/.with-test
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build docs/_build docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,13 +25,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A computer for LangChain agents: the Vers on this machine, and a look at any Vers.",
 )
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers [default: ~/.local/state/langchain-vers].")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers.", show_default="~/.local/state/langchain-vers")
+]
 EngineName = Annotated[str, typer.Option("--engine", help="namespaces (isolated machines) or process (not isolated).")]
 Database = Annotated[
     str, typer.Option("--db", metavar="FILE|URL", help="Where the checkpoints are: a sqlite file, or postgres://user@host/name.")
 ]
 OneThread = Annotated[str, typer.Option("--thread", help="The thread's id.")]
-AnyThread = Annotated[str | None, typer.Option("--thread", help="The thread's id [default: list all threads].")]
+AnyThread = Annotated[str | None, typer.Option("--thread", help="The thread's id.", show_default="list all threads")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Embedded = Annotated[bool, typer.Option("--embedded", help="Look at the Vers on this machine, whatever key is configured.")]
 
@@ -41,7 +43,7 @@ def demo(
     *,
     model: Annotated[str | None, typer.Option(metavar="PROVIDER:NAME", help="Let this model do the work instead of a script.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers to use, which stays [default: a temporary one].")
+        Path | None, typer.Option("--data-dir", help="Folder of the embedded Vers to use, which stays.", show_default="a temporary one")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machines and the server for a look.")] = False,
     vers: Annotated[bool, typer.Option("--vers", help="Use the configured Vers platform instead of an embedded one.")] = False,

@@ -350,7 +350,8 @@ class BackendContext:
         """Where a thread is when it goes to this machine ("local") or to a registered backend, which has just answered.
 
         Raises:
-            BadInput: no backend of that name is registered. Denied: for "local", if work on this machine is not allowed.
+            BadInput: no backend of that name is registered.
+            Denied: for "local", if work on this machine is not allowed.
             Unreachable, Gone, Unsupported: it does not answer, or cannot be used here.
         """
         if name == "vers":
@@ -459,7 +460,8 @@ class BackendContext:
         """The id of the VM that a name means: an alias of the Vers CLI, an id, a label's value, or the unique beginning of an id.
 
         Raises:
-            Gone: no VM is meant. BadInput: several are.
+            Gone: no VM is meant.
+            BadInput: several are.
         """
         return await naming.find(name, self.client)
 
@@ -503,7 +505,7 @@ class BackendContext:
         """Move a thread to a registered backend, or with "local" to this machine; it stays where it is if the backend does not answer.
 
         Raises:
-            As `entrance`.
+            BadInput, Denied, Unreachable, Gone, Unsupported: as `entrance`.
         """
         return run(self._use(name, _thread(config)))
 

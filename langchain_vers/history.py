@@ -36,7 +36,8 @@ class Node:
         parent: the id of the checkpoint that it came from, None for a first one.
         parent_lost: whether the parent is not there any more.
         host: the id of the checkpoint of the outer graph whose superstep the nested graph ran in, None in the thread's own graph.
-        step, source: as LangGraph counts and names them; source is "input", "loop", "update" or "fork".
+        step: the number of its superstep, as LangGraph counts them: -1 for a thread's input, 0 before the first.
+        source: who made it: "input", "loop", "update" or "fork".
         time: when it was made, None if it does not tell.
         event: what happened last.
         machine: None if the thread had no machine of this package's.
@@ -101,7 +102,8 @@ class History:
         """The checkpoint whose id begins so.
 
         Raises:
-            Gone: there is none. BadInput: there are several.
+            Gone: there is none.
+            BadInput: there are several.
         """
         wanted = prefix.strip().lower()
         found = [node for node in self if wanted and node.id.lower().startswith(wanted)]

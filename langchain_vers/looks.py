@@ -50,7 +50,8 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     It reads the database, so it is called by whoever asks, as are other methods of savers; not on the I/O thread.
 
     Raises:
-        Gone: there is no such checkpoint. BadInput: several savers of the context know the thread.
+        Gone: there is no such checkpoint.
+        BadInput: several savers of the context know the thread.
     """
     configurable = (config or {}).get("configurable") or {}
     if configurable.get("thread_id") is None or is_running(config):
@@ -78,7 +79,8 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
     `found` is what `recorded` has said.
 
     Raises:
-        Gone: the machine does not exist any more, and was in no commit. Conflict: it has moved on, and there is no commit.
+        Gone: the machine does not exist any more, and was in no commit.
+        Conflict: it has moved on, and there is no commit.
     """
     if is_running(config):
         place = place_of(config or {}, None, None, lambda name, arguments: False)

@@ -65,7 +65,8 @@ def chosen(found: list[Difference], wanted: Sequence[str | Change] | None) -> li
     """Those that are at or below these paths, or are these very changes; all, if None are named.
 
     Raises:
-        BadInput: nothing was changed at one of the paths. Conflict: a change is not the one that was reviewed any more.
+        BadInput: nothing was changed at one of the paths.
+        Conflict: a change is not the one that was reviewed any more.
     """
     if wanted is None:
         return found

@@ -26,7 +26,8 @@ async def find(name: str, client: Callable[[], Awaitable[VersClient]]) -> str:
     """The id of the VM that a name means. Coroutine of the I/O thread; the platform is asked only if it is no whole id.
 
     Raises:
-        Gone: no VM is meant. BadInput: several are.
+        Gone: no VM is meant.
+        BadInput: several are.
     """
     name = await io.blocking(_alias, name.strip())
     if not name:

@@ -43,7 +43,8 @@ class Points(ABC):
         """Commit the machine of a thread as it is at its latest checkpoint, or at the one that `config` names; the commit's id.
 
         Raises:
-            BadInput: there is no such checkpoint, or its thread has no VM. Conflict: the machine has moved on, and there is no commit.
+            BadInput: there is no such checkpoint, or its thread has no VM.
+            Conflict: the machine has moved on, and there is no commit.
         """
         return io.run(self.versions.commit_at(*self._recorded(config)))
 
@@ -71,7 +72,8 @@ class Points(ABC):
         The machine follows with the first call, unless `machine` is given: one that `machine_at` made for this very checkpoint.
 
         Raises:
-            BadInput: the config names no thread. Gone: there is no such checkpoint.
+            BadInput: the config names no thread.
+            Gone: there is no such checkpoint.
         """
         found = self.get_tuple(_naming_a_thread(config))
         if found is None:

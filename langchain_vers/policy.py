@@ -64,9 +64,9 @@ class Rule:
 
     Attributes:
         decision: what it says.
-        tools: patterns of tool names, such as "vers_vm_*".
+        tools: patterns of tool names, such as `vers_vm_*`.
         backends: names of backends.
-        commands: patterns of commands, word by word: "git push *" fits any `git push`, as a last `*` stands for any number of words.
+        commands: patterns of commands, word by word: `git push *` fits any `git push`, as a last `*` stands for any number of words.
         kinds: kinds of commands, see `shell.tables.Kind`.
         paths: patterns of paths, see `matches`.
         access: which accesses the paths are about.

@@ -126,7 +126,7 @@ ALL_NEEDS: frozenset[Need] = frozenset({"command", "paths"})
 def matches(access: Access, patterns: Sequence[str]) -> bool:
     """Whether a path, or a folder that it is in, fits one of these patterns.
 
-    A pattern without "/" is about names in any folder (".env", "*.pem"); one with it is a whole path, which may begin with "~".
+    A pattern without "/" is about names in any folder (`.env`, `*.pem`); one with it is a whole path, which may begin with "~".
     """
     names, places = _compiled(tuple(patterns), access.machine.home)
     parts = [part for part in access.path.split("/") if part]

@@ -121,7 +121,9 @@ class Versions:
         """Have the machine of a call in the state that the call must find.
 
         Raises:
-            Conflict: another process works on it, or the state has no commit. Gone: it is gone, and so is its commit. Unreachable.
+            Conflict: another process works on it, or the state has no commit.
+            Gone: it is gone, and so is its commit.
+            Unreachable: it does not answer.
         """
         arrival = Arrival(attachment)
         while True:

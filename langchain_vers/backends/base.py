@@ -195,7 +195,8 @@ class Backend(ABC):
         `ignored` False leaves out what `.gitignore` files below `path` exclude.
 
         Raises:
-            Missing, WrongKind, Denied: for the path. BadInput: for the pattern.
+            Missing, WrongKind, Denied: for the path.
+            BadInput: for the pattern.
         """
 
     async def close(self) -> None:  # noqa: B027 - a backend may have nothing to give back

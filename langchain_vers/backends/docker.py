@@ -246,7 +246,9 @@ class DockerBackend(ShellBackend, Snapshots):
         """Remove an image that `snapshot` has made.
 
         Raises:
-            Gone: there is none. Denied: it was not made by this package. Conflict: containers or other images stand on it.
+            Gone: there is none.
+            Denied: it was not made by this package.
+            Conflict: containers or other images stand on it.
         """
         ref = options.reference(ref, "the snapshot")
         found = await io.blocking(self._engine.image, ref)

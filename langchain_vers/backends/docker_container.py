@@ -78,7 +78,8 @@ class Container:
         """The id; makes the container, or looks for it, the first time.
 
         Raises:
-            Gone: it, or its image, does not exist. Unreachable: it does not run, or its engine does not answer.
+            Gone: it, or its image, does not exist.
+            Unreachable: it does not run, or its engine does not answer.
         """
         self._closed = False
         if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None)):

@@ -171,7 +171,8 @@ class Engine:
         """Make and start a container; its id. Nothing is left of one that cannot be started. `copies`: with the folders to be copied in.
 
         Raises:
-            Gone: there is no such image. BadInput: the engine cannot make what was asked for.
+            Gone: there is no such image.
+            BadInput: the engine cannot make what was asked for.
         """
         found = self.image(image)
         config = found.get("Config") or {}

@@ -38,7 +38,8 @@ def read(path: str, *, cwd: str | None = None, offset: int = 0, length: int | No
     """Bytes of a regular file; see `Backend.read`. Never blocks on a FIFO or device.
 
     Raises:
-        Missing, WrongKind, Denied: for the path. BadInput: for an impossible path or range.
+        Missing, WrongKind, Denied: for the path.
+        BadInput: for an impossible path or range.
     """
     if offset < 0 or (length is not None and length < 0):
         raise BadInput("The offset and length of a read cannot be negative.")
@@ -120,7 +121,8 @@ def stat(path: str, *, cwd: str | None = None) -> FileStat:
     """What a path is; see `Backend.stat`.
 
     Raises:
-        Missing, Denied: for the path. BadInput: for an impossible one.
+        Missing, Denied: for the path.
+        BadInput: for an impossible one.
     """
     full = absolute(path, cwd)
     with translated(full):
@@ -143,7 +145,8 @@ def scan(
     be read are skipped. Stops as soon as there is one entry more than `limit`.
 
     Raises:
-        Missing, WrongKind, Denied: for the path. BadInput: for the pattern, the limit, or an impossible path.
+        Missing, WrongKind, Denied: for the path.
+        BadInput: for the pattern, the limit, or an impossible path.
     """
     if limit < 1:
         raise BadInput(f"The limit of a listing is {limit}; give at least 1.")

@@ -85,7 +85,8 @@ def _commit_of(node: Node, history: History) -> str | None:
     """The commit, or what would be its id, that a checkpoint's machine is restored from; None if the thread had none.
 
     Raises:
-        BadInput: the checkpoint is that of a nested graph. Conflict: its machine was not committed; the message names what was.
+        BadInput: the checkpoint is that of a nested graph.
+        Conflict: its machine was not committed; the message names what was.
     """
     if node.namespace:
         host = next((each for each in history if each.id == node.host and not each.namespace), None)

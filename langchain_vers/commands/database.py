@@ -96,7 +96,9 @@ def read(db: str, action: Callable[[Saver], T], *, verbatim: bool = False) -> T:
     """Do something with a saver that is only to be read from, and may be done again if somebody writes meanwhile. Creates no file.
 
     Raises:
-        Missing: there is no such file. BadInput: it holds no checkpoints. Unreachable: it cannot be read.
+        Missing: there is no such file.
+        BadInput: it holds no checkpoints.
+        Unreachable: it cannot be read.
         Unsupported: a package is missing.
     """
     serde = Verbatim() if verbatim else Readable()
