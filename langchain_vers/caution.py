@@ -42,6 +42,7 @@ class Protected:
         patterns: see `matches`.
         access: against "read" (which takes "any" along: also against writing), or only against "write".
         strict: whether such a call is denied; otherwise a person is asked.
+        needs: see `Policy`.
     """
 
     patterns: Sequence[str]
@@ -110,6 +111,7 @@ class Outside:
     Attributes:
         folders: the workspace, where it is not the machine's own; a path may begin with "~".
         temporary: further folders that may be written.
+        needs: see `Policy`.
     """
 
     folders: Sequence[str] = ()

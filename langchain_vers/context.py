@@ -72,8 +72,11 @@ class BackendContext:
         vm: id, unique prefix, label or alias of a VM that every thread is attached to from the start.
         local: whether calls of threads without a machine may run on this one; a path makes that the directory where they start.
         shared_folder: the folder of this machine that `vers_vm_copy` may use where `local` is False.
-        api_key, base_url, ssh_endpoint, ca_file: the platform, as for `Credentials` and `Endpoints`; default: the environment, then the
-            configuration files. If neither names a key or a server, the embedded Vers of this machine is used, and started if need be.
+        api_key: the platform's key, or a function that gives it; default: `VERS_API_KEY`, then `~/.vers`. If there is none and no server
+            is named, the embedded Vers of this machine is used, and started if need be.
+        base_url: the platform's API, default `VERS_BASE_URL`, then the hosted platform.
+        ssh_endpoint: "host:port" that the SSH of all VMs is reached through, default `VERS_SSH_ENDPOINT`, then `<vm_id>.vm.vers.sh:443`.
+        ca_file: certificates (PEM) that are trusted besides the system's, default `VERS_CA_FILE`.
         data_dir: the embedded Vers's folder, if not its default.
         transport: what commands and files of VMs go over: "ssh", or "http" where only HTTPS leaves the network (see `vers_http`).
         policy: what calls may do (see `policy`); default: `Policy.open()`, everything.
@@ -233,7 +236,12 @@ class BackendContext:
         return here and self.home_vm is None
 
     async def backend_of(self, attachment: Attachment) -> Backend:
-        """The live backend of an attachment; its connections open on first use."""
+        """The live backend of an attachment; its connections open on first use.
+
+        Raises:
+            Denied: it is this machine, and work here is not allowed.
+            Gone: no backend of that name is registered.
+        """
         if attachment.backend == "local":
             if not self.local_allowed:
                 raise Denied(

@@ -30,12 +30,16 @@ from langchain_vers.platform.models import CommitInfo
 from langchain_vers.records import CHANNEL
 
 Saver = BaseCheckpointSaver[Any]
+"""Any checkpointer of LangGraph."""
 
 GRACE_SECONDS = 3600.0
-"""What is younger may be about to be referred to, by the checkpoint of a run that is under way."""
+"""Seconds. What is younger may be about to be referred to, by the checkpoint of a run that is under way."""
 THREAD_LABEL = "langchain-vers-thread"
+"""The label of a VM that says for which thread it was made."""
 DATABASE_LABEL = "langchain-vers-database"
+"""The label of a VM that says to which database its thread belongs, by the database's identity."""
 COMMIT_PREFIX = "langchain-vers/"
+"""What the names of commits begin with that a `VersSaver` made; the database's identity and the thread follow."""
 
 _PAGE = 100
 _REFERRING = ("vers_machine", "vers_commit", "vers_version", "vers_nearest")
@@ -44,7 +48,14 @@ _UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 
 @dataclass(frozen=True)
 class Orphan:
-    """A VM or commit that belongs to a database and that none of its checkpoints refers to. `created_at` is None if it is not known."""
+    """A VM or commit that belongs to a database and that none of its checkpoints refers to.
+
+    Attributes:
+        kind: which of the two.
+        id: its id.
+        thread: the thread that it was made for.
+        created_at: when it was made, None if that is not known.
+    """
 
     kind: Literal["vm", "commit"]
     id: str
@@ -69,7 +80,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class Failure:
-    """An orphan that could not be deleted, and why."""
+    """An orphan that could not be deleted.
+
+    Attributes:
+        orphan: which.
+        error: why.
+    """
 
     orphan: Orphan
     error: VersError

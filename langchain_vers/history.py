@@ -81,7 +81,13 @@ class Node:
 
 @dataclass(eq=False)
 class History:
-    """A thread's checkpoints. `roots` are those without a parent or host that is still there, the oldest first."""
+    """A thread's checkpoints.
+
+    Attributes:
+        thread: the thread's id.
+        roots: those without a parent or host that is still there, the oldest first.
+        head: where the thread goes on when no checkpoint is named; None if it has none of its own.
+    """
 
     thread: str
     roots: list[Node]
@@ -121,7 +127,17 @@ class History:
 
 @dataclass(frozen=True)
 class ThreadSummary:
-    """One line of a list of threads: the newest checkpoint of the thread's own graph. `problem` says why the machine is not told."""
+    """One line of a list of threads.
+
+    Attributes:
+        thread: the thread's id.
+        head: the id of the newest checkpoint of its own graph.
+        checkpoints: how many there are.
+        step: the number of the head's superstep, None if it does not tell.
+        time: when the head was made, None if its id does not tell.
+        machine: the head's, None if it has none.
+        problem: why the machine is not told, a sentence; None if it is.
+    """
 
     thread: str
     head: str

@@ -31,6 +31,7 @@ class Change:
     size: int
     """Bytes of the file on the guest; 0 for anything else."""
     size_before: int
+    """Bytes of the file that was copied in; 0 if there was none."""
     mode: int
     """Permission bits on the guest; of what was deleted, those that it had."""
     obstacle: str | None = None

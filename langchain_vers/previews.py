@@ -21,7 +21,12 @@ _KINDS = {"human": "user", "user": "user", "ai": "model", "assistant": "model"}
 
 @dataclass(frozen=True)
 class Event:
-    """What happened last before a checkpoint: who spoke ("user", "model", "tool", "state", ...; "" if nobody) and the first words."""
+    """What happened last before a checkpoint.
+
+    Attributes:
+        kind: who spoke, such as "user", "model", "tool" or "state"; "" if nobody did.
+        text: the first words, on one line.
+    """
 
     kind: str = ""
     text: str = ""

@@ -33,13 +33,17 @@ class Record:
     """The machine of a checkpoint."""
 
     attachment: Attachment
+    """Which machine, in which directory, and the commit that holds it as it was."""
     version: str | None = None
     """The name (a UUID) of the machine's content at this checkpoint; its commit, if it has one, has the same id. None: not known."""
     tools: str | None = None
     """What ran in the superstep that made the checkpoint, such as "bash, write"."""
     commit_ms: float | None = None
+    """Milliseconds that the commit took, None if none was made."""
     restore_ms: float | None = None
+    """Milliseconds that it took to have the machine where the conversation was, None if it was there."""
     restored_from: str | None = None
+    """The commit that the machine was restored from for that, None if it was not."""
     no_commit: str | None = None
     """Why there is no commit of its own, a sentence."""
     nearest: str | None = None

@@ -23,19 +23,28 @@ class Allow:
 
 @dataclass(frozen=True)
 class Deny:
-    """Do not do it. `reason` is told to the model: half a sentence, such as "it would delete the home directory"."""
+    """Do not do it.
+
+    Attributes:
+        reason: what the model is told, half a sentence such as "it would delete the home directory".
+    """
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask a person first. `question` is what they are asked."""
+    """Ask a person first.
+
+    Attributes:
+        question: what they are asked.
+    """
 
     question: str
 
 
 Decision = Allow | Deny | Ask
+"""What a rule says of a request."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,11 @@ class Request:
 
 
 RuleLike = Callable[[Request], Decision | None]
+"""A `Rule`, or any function that decides about a request; None if it has nothing to say."""
 Need = Literal["command", "paths"]
+"""What a rule may have to know of a request besides the tool and the machine: the parsed command, and where the paths really are."""
 ALL_NEEDS: frozenset[Need] = frozenset({"command", "paths"})
+"""What a rule is told that does not say what it needs."""
 
 
 def matches(access: Access, patterns: Sequence[str]) -> bool:

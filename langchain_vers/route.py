@@ -16,7 +16,9 @@ class Route:
     """Where a call goes: a live backend, and the attachment that led there."""
 
     backend: Backend
+    """Where the call is carried out."""
     attachment: Attachment
+    """The thread's, as it was when the call was routed."""
     arrival: Arrival | None = None
     """What it took to have the machine where the conversation is; None for machines that are not versioned."""
     paths: PathMap = UNMAPPED

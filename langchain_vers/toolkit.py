@@ -32,11 +32,14 @@ MACHINE_TOOLS = tuple(spec.name for spec in machines.SPECS)
 class VersToolkit(BaseToolkit):
     """Tools for a computer that the agent can leave, come back to, fork and rewind.
 
-    Args are those of `BackendContext`, or `context` itself to share one, and:
-        tools: names of the tools to offer, default all.
+    All arguments but these two are those of `BackendContext`, for a context of the toolkit's own.
+
+    Args:
+        tools: names of the tools to offer, default all; see `WORKING_TOOLS` and `MACHINE_TOOLS`.
+        context: a context to share with others, instead of one of its own.
 
     Raises:
-        BadInput: an unknown tool name, or both a context and arguments for one.
+        BadInput: an unknown tool name, both a context and arguments for one, or a value that makes no sense.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
@@ -101,7 +104,11 @@ class VersToolkit(BaseToolkit):
             raise BadInput("; ".join(text.removeprefix("Value error, ") for text in said)) from None
 
     def model_post_init(self, _: Any, /) -> None:  # noqa: ANN401  # as pydantic declares it
-        """Make the context, or take the one that was given."""
+        """Make the context, or take the one that was given.
+
+        Raises:
+            BadInput: a context was given, and beside it what is for one.
+        """
         options = {name: getattr(self, name) for name in type(self).model_fields if name not in {"tools", "context"}}
         if self.context is None:
             self._context = BackendContext(**options)
@@ -113,7 +120,11 @@ class VersToolkit(BaseToolkit):
         self._select()
 
     def get_tools(self) -> list[BaseTool]:
-        """The tools, in a fixed order."""
+        """The tools, in a fixed order, each with a sync and an async face. They are made anew by each call.
+
+        Raises:
+            BadInput: a name in `tools` is no tool's; `use_backend` is one once a further backend is registered.
+        """
         specs = self._select()
         moves = {spec.name: spec.moves for spec in specs}
 

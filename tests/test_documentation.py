@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,22 +94,43 @@ def parts(module: str, body: list[ast.stmt], around: str, prefix: str = "") -> I
             if isinstance(node, ast.ClassDef):
                 yield from parts(module, node.body, own, f"{prefix}{node.name}.")
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.TypeAlias if sys.version_info >= (3, 12) else ast.Assign | ast.AnnAssign):
+            below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
             for target in node.targets if isinstance(node, ast.Assign) else [node.target if isinstance(node, ast.AnnAssign) else node.name]:
-                if isinstance(target, ast.Name) and not target.id.startswith("_") and not unspoken(node, target.id):
-                    below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-                    own = after.value.value if below else entry(around, target.id)  # type: ignore[union-attr]
+                if not isinstance(target, ast.Name) or target.id.startswith("_"):
+                    continue
+                if below or not unspoken(module, prefix, node, target.id):
+                    own = after.value.value if below else entry(around, target.id) or elsewhere(module, prefix, target.id)
                     yield Told(prefix + target.id, node, own, around)
 
 
-def unspoken(node: ast.AST, name: str) -> bool:
-    """Whether it is a type variable, or pydantic's."""
+def elsewhere(module: str, prefix: str, name: str) -> str:
+    """What the docstring of the module says of a field that several of its classes have, or that of a class which this one is made from."""
+    if not prefix:
+        return ""
+    shared = re.search(rf"^- (?:.*; )?(?:`\w+`, )*`{name}`(?:, `\w+`)*[: ](.+)", ast.get_docstring(tree(module)) or "", re.MULTILINE)
+    if shared:
+        return shared[1]
+    kind = found(f"{module}.{prefix.rstrip('.')}")
+    above = [each for each in kind.__mro__[1:] if each.__module__.startswith("langchain_vers.")] if isinstance(kind, type) else []
+    return next((told.own for each in above for told in public(each.__module__, only=f"{each.__name__}.{name}")), "")
+
+
+def unspoken(module: str, prefix: str, node: ast.AST, name: str) -> bool:
+    """Whether it needs no words: a type variable, what is pydantic's, a member of an enumeration, and what a base class only declares."""
     value = getattr(node, "value", None)
-    return name == "model_config" or (isinstance(value, ast.Call) and ast.unparse(value.func) == "TypeVar")
+    kind = found(f"{module}.{prefix.rstrip('.')}") if prefix else None
+    fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "model_fields", None) or {}
+    declared = isinstance(node, ast.AnnAssign) and value is None and kind is not None and name not in fields
+    member = isinstance(kind, type) and issubclass(kind, Enum)
+    return name == "model_config" or member or declared or (isinstance(value, ast.Call) and ast.unparse(value.func) == "TypeVar")
 
 
 def entry(doc: str, name: str) -> str:
-    """What a docstring's list of attributes or arguments says of one."""
+    """What a docstring's list of attributes or arguments says of one, or that of a class which it names for them."""
     told = re.search(rf"^\s+(?:\w+, )*{name}(?:, \w+)*:(.+)", doc, re.MULTILINE)
+    others = re.search(r"(?:are those of|rguments as for) `(\w+)`", doc)
+    if told is None and others is not None:
+        return entry(inspect.getdoc(getattr(langchain_vers, others[1])) or "", name)
     return told[1] if told else ""
 
 
@@ -165,6 +187,8 @@ def test_units_are_told() -> None:
     untold = []
     for (module, name), told in EVERYTHING:
         if isinstance(told.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if name.rpartition(".")[2].startswith("test_"):  # its arguments are cases
+                continue
             arguments = [each.arg for each in (*told.node.args.args, *told.node.args.kwonlyargs)]
             doc = told.own + ("" if name.endswith("__init__") else told.around)
             if re.match(r"See `|As `", told.own):
@@ -175,8 +199,9 @@ def test_units_are_told() -> None:
             arguments, doc = [name.rpartition(".")[2]], told.own
         for argument in arguments:
             for pattern, unit in ((SECONDS, "second"), (BYTES, "byte")):
-                counted = name.rpartition(".")[2] in PAGED or name.endswith("ListCommitsResponse.offset")
-                if pattern.fullmatch(argument.lower()) and unit not in doc.lower() and not counted:
+                counted = (argument == "offset" and name.rpartition(".")[2] in PAGED) or name == "ListCommitsResponse.offset"
+                said = re.search(f"{unit}|MiB|[Ss]ee `", doc + entry(told.around, argument), re.IGNORECASE)
+                if pattern.fullmatch(argument.lower()) and not said and not counted:
                     untold.append(f"{module}.{name}: {argument} in {unit}s")
     assert not untold, "\n".join(untold)
 

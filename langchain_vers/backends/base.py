@@ -37,6 +37,7 @@ class ExecResult:
     """
 
     exit_code: int | None
+    """0 to 255, 128+n after signal n; None if the time ran out."""
     tail: bytes
     """The last bytes of merged stdout and stderr in order of arrival, at most the backend's `tail_limit`."""
     total_bytes: int
@@ -46,7 +47,9 @@ class ExecResult:
     duration: float
     """Seconds, as the caller saw it."""
     signal: int | None = None
+    """The number of the signal that it died of, such as 9; None if it ended by itself or the time ran out."""
     timed_out: bool = False
+    """Whether `timeout` ran out, and the command was killed for that."""
     cwd: str | None = None
     """The directory that the command left, None if it is not known."""
     log_path: str | None = None
@@ -65,6 +68,7 @@ class FileStat:
     """What a path is."""
 
     kind: Literal["file", "directory", "symlink", "other"]
+    """"other": a device, a socket or a named pipe."""
     size: int
     """Bytes."""
     mode: int
@@ -78,7 +82,9 @@ class FileRead:
     """Bytes of a file and what the file was when they were read."""
 
     data: bytes
+    """The part of the file that was asked for; shorter where the file ends."""
     stat: FileStat
+    """Of the whole file."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,9 @@ class Entry:
     path: str
     """Relative to the scanned directory, with '/' between parts, no leading './'."""
     kind: Literal["file", "directory", "symlink", "other"]
+    """Of the entry itself: a symlink is not followed."""
     size: int = 0
+    """Bytes of a file, 0 for anything else."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Scan:
     """What a scan found, sorted by path (byte order)."""
 
     entries: list[Entry] = field(default_factory=list)
+    """At most `limit` of them."""
     truncated: bool = False
     """Whether there was more than `limit`."""
 
@@ -133,11 +142,19 @@ class Backend(ABC):
     ) -> ExecResult:
         """Run a shell command (bash where the machine has it, else sh) with stdout and stderr merged.
 
-        `timeout` is in seconds from when the machine begins the command; when it runs out, or the awaiting task is cancelled, the command's
-        whole process tree is killed on the machine, and partial output is kept in the result. Background processes that outlive the
-        command are left alone.
+        When the time runs out, or the awaiting task is cancelled, the command's whole process tree is killed on the machine, and partial
+        output is kept in the result. Background processes that outlive the command are left alone.
+
+        Args:
+            command: text for the shell.
+            cwd: where it starts; None is the backend's home.
+            env: variables besides those of the backend, which they go before.
+            stdin: bytes for its standard input; None is an empty one.
+            timeout: seconds from when the machine begins the command; None is no limit.
+            on_output: called with each chunk of output as it arrives.
 
         Raises:
+            BadInput: the command is empty or has a NUL, or the timeout is no positive number.
             Interrupted: the connection broke while the command ran.
             Missing: `cwd` does not exist.
         """
@@ -148,6 +165,7 @@ class Backend(ABC):
 
         Raises:
             Missing, WrongKind, Denied: for the path.
+            BadInput: `offset` or `length` is negative.
         """
 
     @abstractmethod

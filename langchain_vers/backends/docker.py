@@ -25,6 +25,7 @@ from langchain_vers.backends.shell import ShellBackend
 from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Gone, Interrupted, Unreachable, VersError
 
 MAX_BRANCHES = 100
+"""How many branches one call may ask for."""
 
 
 class DockerBackend(ShellBackend, Snapshots):

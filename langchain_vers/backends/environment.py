@@ -19,6 +19,7 @@ from typing import Literal
 from langchain_vers.errors import BadInput
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The `PATH` of commands on other machines, where the machine says none itself."""
 LOCAL_NAMES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TERM", "TZ", "TMPDIR", "TMP", "TEMP")
 """What commands on this machine itself inherit unasked: who and where one is, how to write, where to put temporary files."""
 ALL: Literal["all"] = "all"
@@ -27,12 +28,15 @@ SHORTEST_SECRET = 4
 """Characters. What is shorter stands everywhere in any output, so that it could not be kept out of it."""
 
 Inherit = Collection[str] | Literal["all"]
-"""Names of host variables that are passed on (`LC_*`: all that begin so), or `ALL`."""
+"""Names of host variables that are passed on (`LC_*`: all that begin so), or "all" for all that do not look like secrets."""
 
 
 @dataclass(frozen=True)
 class Secret:
     """A secret by reference: the name of a variable of this process, read when a command needs it, and redacted wherever it might show.
+
+    Attributes:
+        name: the variable's name, here and for the command.
 
     Raises:
         BadInput: the name cannot be that of a variable.
@@ -47,6 +51,7 @@ class Secret:
 Environment = Mapping[str, str | Secret]
 """Variables for commands: a text as it is, or a secret by reference."""
 EMPTY: Environment = MappingProxyType({})
+"""No variables."""
 
 
 def guest_environment(

@@ -118,15 +118,15 @@ class Egress:
         hosts: patterns of allowed hosts; `("*",)` are all that are no internal addresses.
         internal_hosts: patterns of hosts that may also resolve to internal addresses.
         block_internal: whether internal addresses are out of reach otherwise.
-        secrets: by name of the guest's variable.
+        secrets: the secrets that stay on the host, by the name of the guest's variable that holds the placeholder.
         secrets_in_query: whether placeholders are also replaced in the query part of URLs, where servers tend to log them.
         websockets: whether HTTP connections may become WebSockets, into which nobody looks.
         dns: see `Dns`.
         dns_servers: IPv4 addresses, for `dns="trusted"`.
         tcp: other protocols: `host` or `host:port` as the guest calls it to `host:port` as this machine reaches it. Needs synthetic names.
         ssh: see `SSHEgress`. Needs synthetic names.
-        max_request_bytes: largest body of a request that is let through, None for Gondolin's limit.
-        max_response_bytes: the same for responses.
+        max_request_bytes: bytes of the largest body of a request that is let through, None for Gondolin's limit.
+        max_response_bytes: bytes of the largest body of a response, likewise.
 
     Raises:
         BadInput: for a malformed value, or a combination that makes no sense.
@@ -181,11 +181,11 @@ class Hardware:
         cpu: QEMU's processor model; None likewise.
         qemu: path of the QEMU program; None is the one on the PATH for the image's architecture.
         disk: see `Disk`. Only "cow" can be snapshotted.
-        disk_bytes: size of the root disk, if it is to be larger than the image's; the image needs resize2fs.
+        disk_bytes: bytes of the root disk, if it is to be larger than the image's; the image needs resize2fs.
         idle_pause: seconds without work after which the guest's processors stop, until the next call. No session is kept waiting then, so
             that calls take longer to begin.
         kernel_arguments: replace Gondolin's own (`console=... initramfs_async=1`).
-        start_seconds: how long it may take to start.
+        start_seconds: seconds that it may take to start.
 
     Raises:
         BadInput: for a value that makes no sense.

@@ -41,6 +41,7 @@ class Kind:
     needed: bool = False
     """Whether there is nothing to be made without it."""
     example: str = ""
+    """A spec of it, for errors."""
     extra: str | None = None
     """Which extra of this package brings the libraries that it imports."""
 
@@ -53,6 +54,7 @@ KINDS = {
     "seatbelt": Kind("langchain_vers.backends.seatbelt:SeatbeltBackend", "workspace", example="seatbelt:/folder"),
     "gondolin": Kind("langchain_vers.backends.gondolin:GondolinBackend", "image", example="gondolin:/image"),
 }
+"""The kinds of this package, by the word in front of the colon."""
 
 
 def kinds() -> list[str]:

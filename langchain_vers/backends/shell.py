@@ -50,7 +50,7 @@ class ShellBackend(Backend):
     _premises: Premises | None = None
     checks_premises = True
     quiet_seconds = sessions.QUIET_SECONDS
-    """How long the output must be silent after a command's end when a background process of it still holds it open."""
+    """Seconds that the output must be silent after a command's end when a background process of it still holds it open."""
     silence = "look whether it runs"
     """What to do when the machine does not answer, for errors."""
     orphans = "and the machine kills what is left of it"

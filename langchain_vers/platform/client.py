@@ -22,7 +22,25 @@ _POLL_GROWTH = 1.5
 
 
 class VersClient(MachineCalls, CatalogueCalls):
-    """The platform's API. Arguments as for `HttpCore`; connections open with the first request, `aclose()` or `async with` closes them."""
+    """The platform's API. Connections open with the first request; `aclose()` or `async with` closes them. For one event loop.
+
+    Args:
+        credentials: finds the key, anew for each request.
+        endpoints: where the API is.
+        timeout: seconds for one attempt.
+        deadline: seconds for all attempts of one call with the pauses between them, unless the call says otherwise.
+        retries: how many times a request that is safe to repeat is repeated.
+        backoff: seconds of the first pause; the later ones grow.
+        transport: what httpx sends with, instead of its own.
+
+    Every method may raise:
+        - `Denied`: there is no key, or it is not good for this.
+        - `Gone`: there is no such VM, commit, tag or repository.
+        - `Conflict`: it is in use, or not in a state for this.
+        - `BadInput`: an id or a name cannot stand in a URL, or the server refuses the request as senseless.
+        - `RateLimited`, `ServerFault`, `Unsupported`: what the server said, after the retries.
+        - `Unreachable`: no answer. `DeadlineExceeded`: none in time.
+    """
 
     async def __aenter__(self) -> Self:
         return self

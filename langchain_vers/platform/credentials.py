@@ -22,8 +22,11 @@ from pydantic import SecretStr
 from langchain_vers.errors import BadInput, Denied
 
 DEFAULT_BASE_URL = "https://api.vers.sh/api/v1"
+"""Where the hosted platform's API is."""
 API_PATH = "/api/v1"
+"""What the path of every API's URL ends with; it is added where it is missing."""
 LOOKED_UP = "the api_key argument, VERS_API_KEY, ~/.vers/keys.json and ~/.vers/config.json"
+"""Where a key is looked for, in this order; words for messages."""
 
 _FILES = ("keys.json", "config.json")
 

@@ -110,18 +110,7 @@ class Call:
 
 
 class HttpCore:
-    """Sends requests with the key, the retries and the time limits of one client. For one event loop.
-
-    Args:
-        credentials: finds the key, anew for each request.
-        endpoints: where the API is.
-        timeout: seconds for one attempt.
-        deadline: seconds for all attempts of one call with the pauses between them, unless the call says otherwise.
-        retries: how many times a request that is safe to repeat is repeated.
-        backoff: seconds of the first pause; see `backoff_seconds`.
-        transport: what httpx sends with, instead of its own.
-
-    """
+    """Sends requests with the key, the retries and the time limits of one client. Arguments as for `VersClient`."""
 
     def __init__(
         self,

@@ -4,7 +4,26 @@ Both sides of the wire use them: the client parses answers with them, the embedd
 They are lenient readers: unknown fields are kept, an unknown machine state is kept as it was spelled. They do no I/O and decide nothing.
 
 Wire format is `model_dump_json()` (or `model_dump(mode="json")`): byte fields are base64 there, and secrets are written out. In Python mode
-(`model_dump()`, `repr`, `str`) secrets stay hidden.
+(`model_dump()`, `repr`, `str`) secrets stay hidden. Source: the platform's published OpenAPI schema.
+
+What these fields mean wherever they stand; each shape tells the others itself:
+
+- `vm_id`, `commit_id`, `tag_id`, `repo_id`: the id of a VM, commit, tag or repository (a UUID).
+- `owner_id`: whose it is, an id of the platform's (a UUID).
+- `exec_id`: the id of one execution of a command (a UUID), None if the server gives it none.
+- `created_at`, `updated_at`, `deleted_at`: when that happened; None, where it may be that, if it has not. A text where the server's own
+  spelling is kept.
+- `name`, `tag_name`, `repo_name`, `org_name`: the name of a commit, tag, repository or organisation, up to 64 letters, digits, hyphens,
+  underscores and dots.
+- `description`: words for people, None if there are none.
+- `labels`: names and values that a VM carries, as many as one likes.
+- `state`: what a VM does now, or is to do.
+- `is_public`: whether everybody may read it and make VMs from it.
+- `reference`: a tag of a repository, as `repo_name:tag_name`.
+- `parent_vm_id`: the VM that a commit was made from; `grandparent_commit_id` the commit that this VM was made from. None if there was none.
+- `parent_commit_id`: the commit that a VM was made from; `grandparent_vm_id` the VM that this commit was made from. None if there was none.
+- `vms`, `commits`, `tags`, `repositories`: what was asked for, in the server's order.
+- `limit`, `offset`, `total`: how many entries a page has at most, how many there are before it, and in all.
 """
 
 from __future__ import annotations
@@ -32,7 +51,10 @@ from langchain_vers._process import keep_classes
 
 
 class VmState(StrEnum):
-    """The state of a VM. A state that is not listed here becomes a member of its own that prints as it was spelled."""
+    """The state of a VM. A state that is not listed here becomes a member of its own that prints as it was spelled.
+
+    What the words mean is the platform's to say; this package asks only whether a VM is running, can be resumed, or is dead.
+    """
 
     BOOTING = "booting"
     RUNNING = "running"
@@ -71,6 +93,7 @@ class VmUpdateStateEnum(StrEnum):
 
 
 VmExecLogStream = Literal["stdout", "stderr"]
+"""Where a command printed something."""
 
 
 def _as_utc(moment: datetime) -> datetime:
@@ -117,7 +140,12 @@ class SecretModel(Model):
 
 
 class ErrorResponse(Model):
-    """The envelope of an error; `success` is always false."""
+    """The envelope of an error.
+
+    Attributes:
+        error: what went wrong, in words.
+        success: always False.
+    """
 
     error: str | None = None
     success: bool = False
@@ -137,7 +165,11 @@ class VM(Model):
 
 
 class VmMetadataResponse(Model):
-    """A VM with its address and lineage."""
+    """A VM with its address and lineage.
+
+    Attributes:
+        ip: the VM's address within the platform.
+    """
 
     vm_id: str
     owner_id: str
@@ -150,7 +182,15 @@ class VmMetadataResponse(Model):
 
 
 class VmCreateVmConfig(Model):
-    """Size and labels of a new VM; absent fields take the server's defaults."""
+    """Size and labels of a new VM; absent fields take the server's defaults.
+
+    Attributes:
+        vcpu_count: how many virtual processors.
+        mem_size_mib: memory in MiB.
+        fs_size_mib: size of the disk in MiB.
+        image_name: the base image, "default" if it is to be named.
+        kernel_name: the kernel, "default.bin" if it is to be named.
+    """
 
     vcpu_count: int | None = Field(default=None, ge=0)
     mem_size_mib: int | None = Field(default=None, ge=0)
@@ -161,7 +201,11 @@ class VmCreateVmConfig(Model):
 
 
 class NewRootRequest(Model):
-    """Body of `POST /vm/new_root`."""
+    """Body of `POST /vm/new_root`.
+
+    Attributes:
+        vm_config: what the VM is to be like.
+    """
 
     vm_config: VmCreateVmConfig
 
@@ -209,13 +253,21 @@ class LabelVmRequest(Model):
 
 
 class VmResizeDiskRequest(Model):
-    """Body of `PATCH /vm/{vm_id}/disk`; the size must be larger than the present one."""
+    """Body of `PATCH /vm/{vm_id}/disk`.
+
+    Attributes:
+        fs_size_mib: the new size of the disk in MiB; it must be larger than the present one.
+    """
 
     fs_size_mib: int = Field(ge=0)
 
 
 class FromCommitVmRequest(Model):
-    """Body of `POST /vm/from_commit`: exactly one of a commit id, a tag name, or `repo_name:tag_name`."""
+    """Body of `POST /vm/from_commit`: exactly one of a commit id, a tag name, or `repo_name:tag_name`.
+
+    Attributes:
+        ref: a tag of a repository, as `repo_name:tag_name`.
+    """
 
     commit_id: str | None = None
     tag_name: str | None = None
@@ -230,7 +282,12 @@ class FromCommitVmRequest(Model):
 
 
 class VmSshKeyResponse(SecretModel):
-    """The private key (OpenSSH text) for a VM, and the port its SSH server is reached on."""
+    """How to log in to a VM.
+
+    Attributes:
+        ssh_private_key: the private key, OpenSSH's text.
+        ssh_port: the port of the VM's SSH server within the platform; from outside it is reached by SSH over TLS.
+    """
 
     ssh_private_key: Secret
     ssh_port: int = Field(ge=0)
@@ -240,7 +297,15 @@ class VmSshKeyResponse(SecretModel):
 
 
 class VmExecRequest(SecretModel):
-    """Body of `POST /vm/{vm_id}/exec` and of its streaming form; `timeout_secs` 0 or absent means no limit."""
+    """Body of `POST /vm/{vm_id}/exec` and of its streaming form.
+
+    Attributes:
+        command: the program and its arguments; no shell reads them.
+        env: variables for it, besides those of the VM.
+        stdin: what it finds on standard input.
+        timeout_secs: seconds that it may take; 0 or None is no limit.
+        working_dir: where it starts, None for the server's choice.
+    """
 
     command: list[str]
     env: dict[str, str] | None = Field(default=None, repr=False)
@@ -251,7 +316,13 @@ class VmExecRequest(SecretModel):
 
 
 class VmExecResponse(Model):
-    """A finished command; its output was decoded as UTF-8 by the server, with loss where it was not."""
+    """A finished command; its output was decoded as UTF-8 by the server, with loss where it was not.
+
+    Attributes:
+        exit_code: its exit code.
+        stdout: its standard output.
+        stderr: its standard error.
+    """
 
     exit_code: int
     stdout: str
@@ -260,7 +331,12 @@ class VmExecResponse(Model):
 
 
 class VmExecStreamAttachRequest(Model):
-    """Body of `POST /vm/{vm_id}/exec/stream/attach`: go on after `cursor`, or with `from_latest` after what is there already."""
+    """Body of `POST /vm/{vm_id}/exec/stream/attach`.
+
+    Attributes:
+        cursor: go on behind the line with this number; None repeats all that the server has kept.
+        from_latest: go on behind what is there already, whatever the cursor.
+    """
 
     exec_id: str
     cursor: int | None = Field(default=None, ge=0)
@@ -268,7 +344,14 @@ class VmExecStreamAttachRequest(Model):
 
 
 class VmExecStreamChunk(Model):
-    """A line of the stream: bytes that the command printed. Cursors grow by one a line."""
+    """A line of the stream: bytes that the command printed.
+
+    Attributes:
+        type: "chunk".
+        cursor: the number of the line, one more than that of the line before.
+        stream: where the command printed them.
+        data: the bytes, which may begin or end within a character.
+    """
 
     type: Literal["chunk"] = "chunk"
     exec_id: str | None = None
@@ -278,7 +361,13 @@ class VmExecStreamChunk(Model):
 
 
 class VmExecStreamExit(Model):
-    """The last line of the stream: the command ended."""
+    """The last line of the stream: the command ended.
+
+    Attributes:
+        type: "exit".
+        cursor: the number of the line.
+        exit_code: the command's exit code.
+    """
 
     type: Literal["exit"] = "exit"
     exec_id: str | None = None
@@ -287,12 +376,19 @@ class VmExecStreamExit(Model):
 
 
 VmExecStreamEvent = VmExecStreamChunk | VmExecStreamExit
+"""A line of the stream."""
 EXEC_STREAM_EVENT: TypeAdapter[VmExecStreamEvent] = TypeAdapter(Annotated[VmExecStreamEvent, Field(discriminator="type")])
 """Parses one line of the stream."""
 
 
 class VmExecLogEntry(Model):
-    """A chunk of output in a VM's log."""
+    """A chunk of output in a VM's log.
+
+    Attributes:
+        timestamp: when it was printed, as the server spells it.
+        stream: where it was printed.
+        data: the bytes.
+    """
 
     timestamp: str
     stream: VmExecLogStream
@@ -301,7 +397,13 @@ class VmExecLogEntry(Model):
 
 
 class VmExecLogResponse(Model):
-    """A page of a VM's log; `next_offset` (bytes) asks for the next one."""
+    """A page of a VM's log.
+
+    Attributes:
+        entries: the chunks, the oldest first.
+        next_offset: bytes of the log in front of the next page.
+        eof: whether there is no more of it now.
+    """
 
     entries: list[VmExecLogEntry]
     next_offset: int = Field(ge=0)
@@ -309,13 +411,24 @@ class VmExecLogResponse(Model):
 
 
 class VmReadFileResponse(Model):
-    """The content of a file."""
+    """The content of a file.
+
+    Attributes:
+        content: its bytes.
+    """
 
     content: Base64Data = Field(alias="content_b64", repr=False)
 
 
 class VmWriteFileRequest(Model):
-    """Body of `PUT /vm/{vm_id}/files`."""
+    """Body of `PUT /vm/{vm_id}/files`.
+
+    Attributes:
+        path: where, absolute.
+        content: the bytes.
+        create_dirs: whether its parent directories are made.
+        mode: permission bits, such as 0o644.
+    """
 
     path: str
     content: Base64Data = Field(alias="content_b64", repr=False)
@@ -371,7 +484,11 @@ class UpdateCommitRequest(Model):
 
 
 class VmCommitEntity(Model):
-    """A commit among the parents of another."""
+    """A commit among the parents of another.
+
+    Attributes:
+        id: the commit's id (a UUID).
+    """
 
     id: str
     owner_id: str
@@ -463,7 +580,11 @@ class SetRepositoryVisibilityRequest(Model):
 
 
 class PublicRepositoryInfo(Model):
-    """A public repository of any organisation."""
+    """A public repository of any organisation.
+
+    Attributes:
+        full_name: `org_name/name`.
+    """
 
     repo_id: str
     org_name: str
@@ -486,7 +607,11 @@ class RepoTagInfo(TagInfo):
 
 
 class ListRepoTagsResponse(Model):
-    """The tags of one repository."""
+    """The tags of one repository.
+
+    Attributes:
+        repository: the repository's name.
+    """
 
     repository: str
     tags: list[RepoTagInfo]
@@ -509,7 +634,15 @@ class UpdateRepoTagRequest(UpdateTagRequest):
 
 
 class ForkRepositoryRequest(Model):
-    """Body of `POST /repositories/fork`."""
+    """Body of `POST /repositories/fork`.
+
+    Attributes:
+        source_org: whose repository is copied.
+        source_repo: its name.
+        source_tag: which of its tags.
+        repo_name: the name of the copy, None for the same.
+        tag_name: the tag in the copy, None for the same.
+    """
 
     source_org: str
     source_repo: str
@@ -532,27 +665,47 @@ class ForkRepositoryResponse(Model):
 
 
 class EnvVarsResponse(SecretModel):
-    """The environment variables that new VMs of this account get."""
+    """The environment variables that new VMs of this account get.
+
+    Attributes:
+        vars: values by name.
+    """
 
     vars: dict[str, Secret]
 
 
 class SetEnvVarsRequest(SecretModel):
-    """Body of `PUT /env_vars`; `replace` drops every variable that is not named here."""
+    """Body of `PUT /env_vars`.
+
+    Attributes:
+        vars: values by name.
+        replace: whether every variable that is not named here is dropped.
+    """
 
     vars: dict[str, Secret]
     replace: bool = False
 
 
 class ValidateKeyResponse(Model):
-    """Whether the API key is good, in a word and in a sentence."""
+    """Whether the API key is good.
+
+    Attributes:
+        valid: whether it is.
+        message: the same in a sentence.
+    """
 
     valid: bool
     message: str
 
 
 class OrchestratorVersion(Model):
-    """What the server runs."""
+    """What the server runs.
+
+    Attributes:
+        executable_name: the program's name.
+        workspace_version: its version.
+        git_hash: the commit that it was built from.
+    """
 
     executable_name: str
     workspace_version: str

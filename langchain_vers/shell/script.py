@@ -11,7 +11,13 @@ _BINS = frozenset({"/bin", "/usr/bin", "/usr/local/bin", "/sbin", "/usr/sbin", "
 
 @dataclass(frozen=True)
 class Redirection:
-    """A file that a command's input comes from, or its output goes to."""
+    """A file that a command's input comes from, or its output goes to.
+
+    Attributes:
+        target: the file, as it is written.
+        writes: whether it is written (`>`, `>>`, `<>`).
+        reads: whether it is read (`<`, `<>`).
+    """
 
     target: Word
     writes: bool
@@ -58,7 +64,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Script:
-    """What a script holds: its commands in the order of the text, and the reasons why that may not be all."""
+    """What a script holds.
+
+    Attributes:
+        commands: its simple commands, in the order of the text.
+        doubts: the reasons why that may not be all, in words; empty if it was read to the end.
+    """
 
     commands: tuple[Command, ...] = ()
     doubts: tuple[str, ...] = ()

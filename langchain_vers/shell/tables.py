@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 TouchMode = Literal["read", "write", "remove", "any"]
+"""What a command does to a file; "any" if that depends on a program that is not known."""
 Kind = Literal["privilege", "network", "install", "force-push", "discard", "system", "destroy", "variables", "unknown"]
 """Kinds of commands: gaining rights; talking to other machines; installing software; rewriting what others have (`git push --force`);
 throwing away work; changing the machine's own settings; destroying it; changing what names mean to the commands behind; not known.

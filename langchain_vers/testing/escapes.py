@@ -44,6 +44,7 @@ from langchain_vers.testing import host
 from langchain_vers.testing.harness import Caller, Conformance, kill_survivors, shell, survivors, until
 
 MiB = 1024 * 1024
+"""Bytes."""
 _CHUNK = 4 * MiB
 _NOTHING = hashlib.sha256().hexdigest()
 _SLACK = 4
@@ -68,6 +69,7 @@ class Bounds:
     """What the backend under test lets its commands have together. Small ones make for quick tests."""
 
     processes: int = 512
+    """Processes and threads that they may have at a time."""
     disk: int = 512 * MiB
     """Bytes that commands may put into any one place."""
 

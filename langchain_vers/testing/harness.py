@@ -18,8 +18,9 @@ from langchain_vers.backends.base import Backend, ExecResult
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
+"""Seconds between two looks of a test at a machine."""
 PATIENCE_SECONDS = 60.0
-"""How long a test waits for something that must come to pass."""
+"""Seconds that a test waits for something that must come to pass."""
 
 # For a shell on the machine: does the process $1 still run? A zombie, which only waits for its parent to look, does not; nor does one whose
 # parent looks between the two questions.

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 ANSWER_SECONDS = 10.0
+"""Seconds that the listener waits for somebody whom a test has sent."""
 _SILENT_SECONDS = 1.0
 
 
