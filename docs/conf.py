@@ -11,6 +11,8 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util.inspect import signature as get_signature
+from sphinx.util.inspect import stringify_signature
 
 import langchain_vers
 
@@ -58,7 +60,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(_pytest|annotated_types|httpx|langchain|langchain_core|langgraph|pydantic|pytest)\..*"),
     # What only this package's own rooms hand to each other stands in signatures of methods that are for them.
     (r"py:.*", r"langchain_vers\.(backends\.(premises|stamps)|idle|platform\.(catalogue|http|machines)|points|reclaim|turns|versions)\..*"),
-    (r"py:.*", r"langchain_vers\.(redaction\.RedactedStream|shell\.words\.Word)"),
+    (r"py:.*", r"langchain_vers\.(bang_commands\.Message|redaction\.RedactedStream|shell\.words\.Word)"),
     # Type variables, and the functions in `Annotated` types.
     (r"py:.*", r"langchain_vers\.[a-z_.]+\.(T|F|M|_[a-z0-9_]+)|lambda"),
     # Names that Sphinx does not look up where they stand: those of pydantic's signatures, and a class in a tuple of any length.
@@ -77,12 +79,30 @@ def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: Any
 
 
 def written_as_code(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Make literals of what stands in single backticks and cannot be a name: reStructuredText would take `~/.ssh` or `a <b>` apart."""
+    """Make literals of what stands in single backticks and names nothing: reStructuredText would take `~/.ssh` or `a <b>` apart."""
 
-    def literal(found: re.Match[str]) -> str:
-        return found[0] if re.fullmatch(r"[A-Za-z_][\w.]*", found[1]) else f"`{found[0]}`"
+    def marked(found: re.Match[str]) -> str:
+        word, behind = found.groups()
+        return (f"`{word}`" if may_be_linked(word, name, obj) else f"``{word}``") + ("\\ " if behind else "")
 
-    lines[:] = [re.sub(r"(?<![`\w:])`([^`]+)`(?!`)", literal, line.replace(COLON, ":")) for line in lines]
+    lines[:] = [re.sub(r"(?<![`\w:])`([^`]+)`(?!`)(?=(\w?))", marked, line.replace(COLON, ":")) for line in lines]
+
+
+def may_be_linked(word: str, name: str, obj: object) -> bool:
+    """Whether what stands in backticks names something: a class, or with a small letter a function that is near. Else it is an argument."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", word):
+        return False
+    around = [obj, sys.modules.get(getattr(obj, "__module__", None) or "")]
+    home, _, owner = name.rpartition(".")[0].rpartition(".")
+    around.append(getattr(sys.modules.get(home), owner, None))
+    return "." in word or word[0].isupper() or any(callable(getattr(place, word, None)) for place in around)
+
+
+def with_arguments(app: Sphinx, what: str, name: str, obj: object, options: Any, signature: str | None, gives: str | None) -> Any:
+    """The arguments of a class that also makes its instances in `__new__` are those of `__init__`."""
+    if what == "class" and {"__new__", "__init__"} <= vars(obj).keys():
+        return stringify_signature(get_signature(vars(obj)["__init__"], bound_method=True), show_return_annotation=False), gives
+    return signature, gives
 
 
 def resolved(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement) -> nodes.Node | None:
@@ -118,4 +138,5 @@ def setup(app: Sphinx) -> None:
     app.connect("config-inited", write_command_line)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", written_as_code, priority=600)
+    app.connect("autodoc-process-signature", with_arguments)
     app.connect("missing-reference", resolved)

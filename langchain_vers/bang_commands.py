@@ -44,6 +44,7 @@ class UserCommand:
     hidden: bool
     """Whether the model is to see nothing of it."""
     message_id: str | None
+    """The message's id, None if it has none."""
 
 
 def parse(message: object) -> UserCommand | None:
@@ -113,7 +114,11 @@ def user_commands(context: BackendContext, *, timeout: float | None = None) -> R
     """A node for hand-written graphs that runs the command of the last message, if it is one.
 
     Put it between START and the model, leave from it to END if `was_command(state)`, and give the model `for_model(messages)`. The state
-    has its messages under `messages` (a mapping or an object), or is the list of them. `timeout` is in seconds, as for the tool `bash`.
+    has its messages under `messages` (a mapping or an object), or is the list of them.
+
+    Args:
+        context: the context of the graph's tools.
+        timeout: seconds that a command may take; default as for the tool `bash`.
     """
     commands = Commands(context, timeout)
 
@@ -133,6 +138,10 @@ class Commands:
     """Runs the command of a state's last message by the tool `bash`: whatever holds for the model's calls holds for it.
 
     A person who has to be asked is asked by an interrupt of the node, and the command runs once when the graph is resumed.
+
+    Args:
+        context: the context of the agent's tools.
+        timeout: seconds that a command may take; default as for the tool `bash`.
     """
 
     def __init__(self, context: BackendContext, timeout: float | None = None) -> None:

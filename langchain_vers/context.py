@@ -68,6 +68,10 @@ SetTo = Callable[[Attachment], None]
 class BackendContext:
     """Routes calls of any number of threads to their machines.
 
+    For programs there are `attach`, `use`, `detach`, `attached`, `status`, `register`, `set_env`, `changes`, `pull` and `close`; the rest
+    is for tools, middleware and integrations. A `config` is that of a run: its `configurable.thread_id` names the thread; without one it is
+    the thread that all calls without a thread share.
+
     Args:
         vm: id, unique prefix, label or alias of a VM that every thread is attached to from the start.
         local: whether calls of threads without a machine may run on this one; a path makes that the directory where they start.
@@ -85,6 +89,9 @@ class BackendContext:
             a command begins, and redacted in all that is shown. `set_env` adds those of one thread.
         mounts: folders of this machine that every other machine gets a copy of (`mode="copy"`) when a thread first uses it; `changes`
             tells what was made of them there, and `pull` brings it home.
+
+    Raises:
+        BadInput: a value that makes no sense.
     """
 
     def __init__(
@@ -431,8 +438,10 @@ class BackendContext:
         Which machine that is, is said with `changes`. What another branch of the conversation has brought home before may be replaced; what
         this machine has changed by itself is not.
 
-        `paths`: guest or host paths (a folder means all in it), or what `changes` gave, which is then brought home as it was reviewed or
-        not at all; None: everything. All is checked before anything is written.
+        Args:
+            config: names the thread, and maybe a checkpoint.
+            paths: guest or host paths (a folder means all in it), or what `changes` gave, which is then brought home as it was reviewed or
+                not at all; None: everything. All is checked before anything is written.
 
         Raises:
             BadInput: nothing was changed at one of the paths.
@@ -486,6 +495,9 @@ class BackendContext:
         """Attach a thread to a VM (id, unique prefix, label or alias) without asking whether it answers.
 
         `shared`: others work on it too, and the thread is to see what they do: a `VersSaver` then keeps the attachment and no versions.
+
+        Raises:
+            Gone, BadInput: as `resolve_vm`.
         """
         return run(self._attach(vm, config, shared))
 

@@ -152,7 +152,8 @@ def build(checkpoints: Iterable[CheckpointTuple]) -> History:
     """The tree of one thread's checkpoints, given in any order, of all namespaces.
 
     Raises:
-        Unsupported: a checkpoint's machine was recorded in another format. BadInput: there are none, or they are of several threads.
+        Unsupported: a checkpoint's machine was recorded in another format.
+        BadInput: there are none, or they are of several threads.
     """
     tuples: dict[tuple[str, str], CheckpointTuple] = {_key(each.config): each for each in checkpoints}
     threads = {str(each.config["configurable"]["thread_id"]) for each in tuples.values()}

@@ -147,12 +147,13 @@ class Policy:
     """Rules in order; the first that says something decides.
 
     Args:
-        rules: `Rule`s, or callables `(Request) -> Decision | None`. A callable may have an attribute `needs`, a set of "command" and
+        rules: each a `Rule`, or a callable `(Request) -> Decision | None`. A callable may have an attribute `needs`, a set of "command" and
             "paths", to say what it has to know of a request; without it, it is told everything.
         default: the decision where no rule has one.
 
     Raises:
-        Unsupported: a rule needs commands to be parsed, and the parser (extra `policy`) is not installed.
+        Unsupported: a rule needs commands to be parsed, and the parser (extra "policy") is not installed.
+        TypeError: a rule cannot be called, or the default is no decision.
     """
 
     def __init__(self, *rules: RuleLike, default: Decision | None = None) -> None:

@@ -29,7 +29,8 @@ def on_branch(worker: Runnable[Any, Any] | Any) -> Runnable[Any, Any]:  # noqa: 
     """A node that runs `worker` (a graph, another runnable or a function) on a branch of the thread's machine.
 
     Each execution of the node has a branch of its own, made at its first tool call from the thread's machine as it is then. The thread
-    itself stays where it is; the artifacts of the worker's tool messages tell which machine it was. The branch is not deleted.
+    itself stays where it is; the artifacts of the worker's tool messages tell which machine it was. The branch is not deleted. If the
+    thread has no VM when the first tool is called, that call is refused (`Conflict`).
     """
     runnable = coerce_to_runnable(worker)
 

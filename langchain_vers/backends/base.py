@@ -226,15 +226,29 @@ class Snapshots(ABC):
 
     @abstractmethod
     async def snapshot(self, *, name: str | None = None) -> str:
-        """Commit the machine as it is now; the reference that `restore` takes."""
+        """Commit the machine as it is now; the reference that `restore` takes.
+
+        `name` is for people, or the reference itself, as the backend says.
+
+        Raises:
+            Conflict: the machine is not in a state for it.
+        """
 
     @abstractmethod
     async def restore(self, ref: str) -> str:
-        """A new machine as it was at `ref`; its id. This machine is left alone."""
+        """A new machine as it was at `ref`; its id. This machine is left alone.
+
+        Raises:
+            Gone: there is no such snapshot.
+        """
 
     @abstractmethod
     async def branch(self, count: int = 1) -> list[str]:
-        """`count` new machines as this one is now; their ids."""
+        """`count` new machines as this one is now; their ids.
+
+        Raises:
+            BadInput: so many cannot be made.
+        """
 
     @abstractmethod
     def at(self, machine_id: str) -> Backend:

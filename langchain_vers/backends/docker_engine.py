@@ -263,7 +263,8 @@ class Engine:
         """Bytes of a container's own files, without its image and what is mounted. Takes the engine as long as it has files.
 
         Raises:
-            Gone: it does not exist. Unsupported: the engine does not say.
+            Gone: it does not exist.
+            Unsupported: the engine does not say.
         """
         with self.errors(f"container {container[:12]}"):
             api: Any = self._api

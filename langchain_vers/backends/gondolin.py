@@ -86,7 +86,9 @@ class GondolinBackend(ShellBackend, Snapshots):
 
     name = "gondolin"
     quiet_seconds = 1.0
-    """The guest's agent looks only ten times a second whether a process has ended, and a guest on an emulated processor is slow."""
+    """Seconds, more than elsewhere: the guest's agent looks only ten times a second whether a process has ended, and a guest on an emulated
+    processor is slow.
+    """
 
     def __init__(
         self,

@@ -52,7 +52,8 @@ class LayeredBubblewrapBackend(BubblewrapBackend, Snapshots):
         workspace: the folder of this machine that is below everything; None: an empty one.
         machine_id: a machine that exists; None: a new one, made with the first call.
         state: the folder of this machine where machines and snapshots are kept; they stay until they are deleted.
-        mounts, env, inherit, network, limits: as for `BubblewrapBackend`. Copies are the machine's, and versioned with it.
+        mounts: as for `BubblewrapBackend`. Copies are the machine's, and versioned with it.
+        env, inherit, network, limits: as for `BubblewrapBackend`.
 
     Raises:
         BadInput: a machine's name that cannot be one, or mounts that make no sense.

@@ -221,7 +221,8 @@ class Registry:
         """The backend of a name, on the machine with this id, if one is given.
 
         Raises:
-            BadInput: nothing is registered under the name. Unsupported: what is cannot be used here.
+            BadInput: nothing is registered under the name.
+            Unsupported: what is cannot be used here.
             Gone: the backend is on another machine now, and cannot go back to that one.
         """
         offer = self._offers.get(name)

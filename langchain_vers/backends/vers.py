@@ -54,12 +54,16 @@ def check_transport(transport: Transport) -> Transport:
 class VersBackend(ShellBackend, Snapshots):
     """Works on one VM over connections that are opened on first use and kept.
 
-    `host_key` is the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and `host_key`
-    tells it afterwards. `transport` "http" makes do with the platform's API, whose certificate vouches for the machine then. `env` is set
-    for every command.
+    Args:
+        client: the platform that the VM is on; it is used on the I/O thread, and so by nobody on another event loop.
+        vm_id: the VM's whole id.
+        host_key: the SSH host key's fingerprint ("SHA256:...") that the VM must show; None pins whichever it shows first, and the attribute
+            `host_key` tells it afterwards.
+        transport: "ssh", or "http" to make do with the platform's API, whose certificate vouches for the machine then.
+        env: variables for every command.
 
     Raises:
-        BadInput: another transport.
+        BadInput: another transport, or a variable that no environment can hold.
     """
 
     name = "vers"
