@@ -33,7 +33,17 @@ class VersClient(MachineCalls, CatalogueCalls):
         backoff: seconds of the first pause; the later ones grow.
         transport: what httpx sends with, instead of its own.
 
+    Arguments that mean the same in every method; None is always the server's default:
+
+    - `deadline`: seconds for the whole call, with its repetitions.
+    - `count`: how many VMs; by default one.
+    - `keep_paused`: whether the VM stays paused after it was committed or branched. By default it goes on.
+    - `skip_wait_boot`: whether a VM that is still booting is an error at once. By default the server waits for it.
+    - `wait_boot`: whether the answer comes only when the new VM has booted.
+    - `limit`, `offset`: how many entries a list has at most, and how many are left out in front of them.
+
     Every method may raise:
+
         - `Denied`: there is no key, or it is not good for this.
         - `Gone`: there is no such VM, commit, tag or repository.
         - `Conflict`: it is in use, or not in a state for this.
