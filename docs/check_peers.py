@@ -2,6 +2,7 @@
 
     python docs/check_peers.py here bubblewrap      # of this package
     python docs/check_peers.py deepagents langchain swerex swerex-session inspect   # where deepagents, swe-rex and inspect-ai are installed
+    python docs/check_peers.py vers-sdk             # where it is installed, and this package with the extra `embedded`
 
 Each place is given the same four commands. A process that lives on is ended here.
 """
@@ -210,6 +211,37 @@ def ask(name: str) -> Iterator[tuple[str, str]]:
             asyncio.run_coroutine_threadsafe(place.__aexit__(None, None, None), loop).result(30)
 
 
+async def vers_sdk(data: Path) -> AsyncIterator[tuple[str, str]]:
+    """What Vers' own SDK does with the embedded server of this package."""
+    from vers_sdk import VersSdkClient
+
+    from langchain_vers.embedded import launcher
+
+    server = await asyncio.to_thread(launcher.ensure_running, data, engine="process")
+    try:
+        async with VersSdkClient(base_url=server.base_url, api_key=server.api_key) as client:
+            made = await client.create_new_root_vm({"vm_config": {}})
+            said = await client.exec_vm(made["vm_id"], {"command": ["echo", "hello"]})
+            yield "a command's output", repr(said["stdout"])
+            yield "copies of a running machine", str(len((await client.branch_by_vm(made["vm_id"]))["vms"]))
+            try:
+                yield "a command's stream", repr(await client.exec_vm_stream(made["vm_id"], {"command": ["sh", "-c", "echo a; echo b"]}))
+            except ValueError as error:
+                yield "a command's stream", f"{type(error).__name__}: {error}"
+    finally:
+        await asyncio.to_thread(launcher.stop, data)
+
+
+def ask_sdk() -> Iterator[tuple[str, str]]:
+    """All that `vers_sdk` finds."""
+
+    async def found() -> list[tuple[str, str]]:
+        with tempfile.TemporaryDirectory() as folder:
+            return [each async for each in vers_sdk(Path(folder, "data"))]
+
+    yield from asyncio.run(found())
+
+
 PLACES = {
     "here": here,
     "bubblewrap": bubblewrap,
@@ -224,5 +256,5 @@ if __name__ == "__main__":
     os.environ["PEER_TOKEN"] = TOKEN
     for name in sys.argv[1:] or PLACES:
         print(name)
-        for what, answer in ask(name):
+        for what, answer in ask_sdk() if name == "vers-sdk" else ask(name):
             print(f"  {what}: {answer}", flush=True)
