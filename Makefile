@@ -36,7 +36,7 @@ TEST ?= tests
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" $(TEST)
 
-test-full: $(VENV)/.with-test
+test-full: $(VENV)/.with-test $(VENV)/.with-docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile full $(TEST)
 
 lint: $(VENV)/.with-lint

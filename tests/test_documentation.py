@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -216,9 +218,17 @@ def test_parts_of_the_readme_are_where_pages_look_for_them(page: Path) -> None:
 
 @pytest.mark.full
 def test_pages_are_rendered_without_a_warning(tmp_path: Path) -> None:
-    """Where Sphinx is installed: it is in an extra of its own (`docs`), and CI's full run has it."""
-    pytest.importorskip("furo", reason="Sphinx and its theme are not installed; `make docs` installs them")
+    """As `make docs` does it, from a copy: what is generated on the way lies beside the pages."""
+    if find_spec("furo") is None:
+        reason = "Sphinx and its theme are not installed; they are in the extra `docs`"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    for name in ("docs", "cookbook"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("_build", "generated"))
+    for name in ("README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
-    done = subprocess.run([*command, str(DOCS), str(tmp_path / "html")], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(tmp_path / "docs"), str(tmp_path / "html")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Routes calls of any number of threads" in (tmp_path / "html/reference/generated/langchain_vers.BackendContext.html").read_text()
