@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -114,7 +115,16 @@ def elsewhere(module: str, prefix: str, name: str) -> str:
         return shared[1]
     kind = found(f"{module}.{prefix.rstrip('.')}")
     above = [each for each in kind.__mro__[1:] if each.__module__.startswith("langchain_vers.")] if isinstance(kind, type) else []
-    return next((told.own for each in above for told in public(each.__module__, only=f"{each.__name__}.{name}")), "")
+    return next((said for each in above if (said := of_field(each, name))), "")
+
+
+def of_field(kind: type, name: str) -> str:
+    """What a class itself says of one of its fields."""
+    node = next(node for node in tree(kind.__module__).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    for statement, after in pairwise(node.body):
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name and isinstance(after, ast.Expr):
+            return ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else ""
+    return entry(ast.get_docstring(node) or "", name)
 
 
 def unspoken(module: str, prefix: str, node: ast.AST, name: str) -> bool:
