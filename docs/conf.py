@@ -40,7 +40,10 @@ suppress_warnings = [
 ]
 
 autosummary_generate = True
-autosummary_context = {"public": langchain_vers.__all__}
+# The public names have pages of their own; on the pages of the modules that they are from there is a link.
+PUBLIC = {name: getattr(langchain_vers, name) for name in langchain_vers.__all__}
+HOMES = {each.__module__ for each in PUBLIC.values()}
+autosummary_context = {"elsewhere": {home: [name for name, each in PUBLIC.items() if each.__module__ == home] for home in HOMES}}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
@@ -64,7 +67,7 @@ nitpick_ignore_regex = [
     # Type variables, and the functions in `Annotated` types.
     (r"py:.*", r"langchain_vers\.[a-z_.]+\.(T|F|M|_[a-z0-9_]+)|lambda"),
     # Names that Sphinx does not look up where they stand: those of pydantic's signatures, and a class in a tuple of any length.
-    (r"py:class", r"CheckpointTuple|Environment|SecretStr|Transport|tuple\[~.*"),
+    (r"py:class", r"CheckpointTuple|Environment|Runnable|RunnableConfig|SecretStr|Transport|tuple\[~.*"),
 ]
 
 
@@ -72,8 +75,17 @@ COLON = "\ue000"
 """Stands for the first colon of what is said of an attribute, which napoleon would take for the end of the attribute's type."""
 
 
+def has_own_page(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
+    """Leave a public name out of its module's page."""
+    return True if what == "module" and PUBLIC.get(name.rpartition(".")[2]) is obj else None
+
+
 def before_napoleon(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Put the colon out of sight."""
+    """Put the colon out of sight; and what stands indented in the docstring of a module is code."""
+    if what == "module":
+        for number in range(len(lines) - 1, 1, -1):
+            if lines[number].startswith("    ") and not lines[number - 1] and not lines[number - 2].startswith(" "):
+                lines[number - 1 : number] = ["", "::", ""]
     if what in {"attribute", "data", "property"} and lines:
         lines[0] = lines[0].replace(":", COLON)
 
@@ -136,6 +148,7 @@ def write_command_line(app: Sphinx, config: object) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("config-inited", write_command_line)
+    app.connect("autodoc-skip-member", has_own_page)
     app.connect("autodoc-process-docstring", before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", written_as_code, priority=600)
     app.connect("autodoc-process-signature", with_arguments)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BOOT_SECONDS = 120.0
-"""How long a branch may take until it runs."""
+"""Seconds that a branch may take until it runs."""
 
 Make = Callable[[int], Awaitable[Sequence[str]]]
 """Makes so many branches; their ids."""
@@ -45,6 +45,9 @@ class Branches:
             unique prefix, label or alias); None: new VMs from the platform's base image; or a function that makes so many branches, on the
             I/O thread, and gives their ids.
         labels: set on every branch.
+
+    Raises:
+        BadInput: what to branch is no name.
     """
 
     def __init__(self, context: BackendContext, source: str | Make | None, *, labels: Mapping[str, str] | None = None) -> None:
@@ -77,7 +80,8 @@ class Branches:
         """`count` new branches of the source, as it is now if it is a VM; they run when this returns.
 
         Raises:
-            BadInput: `count` is less than 1, or several VMs are meant by the name. Gone: nothing has that name.
+            BadInput: `count` is less than 1, or several VMs are meant by the name.
+            Gone: nothing has that name.
         """
         return await io.on_io(self._made(count))
 

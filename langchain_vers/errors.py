@@ -1,4 +1,4 @@
-"""The errors of the package: one tree, told apart by what the caller can do about them::
+"""The errors of the package: one tree, told apart by what the caller can do about them.
 
     VersError
       BadInput           (ValueError)         the request makes no sense; nothing was done

@@ -75,7 +75,8 @@ def explore(
         progress: whether a bar is shown on a terminal, or in a notebook, if rich is installed.
 
     Raises:
-        BadInput: an argument that makes no sense. Conflict: the thread has no VM, and there is no `base`.
+        BadInput: an argument that makes no sense.
+        Conflict: the thread has no VM, and there is no `base`.
         Gone: the machine, or the checkpoint, does not exist.
     """
     return run_on_a_loop(aexplore(agent, input, n, score, context=context, config=config, base=base, budget=budget, progress=progress))

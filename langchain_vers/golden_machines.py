@@ -33,6 +33,7 @@ Setup = str | Callable[[Machine], Awaitable[None] | None]
 LABEL = "langchain-vers-golden"
 """The label of a VM that is being built: the golden machine's name."""
 BUILD_SECONDS = 3600.0
+"""Seconds that a build may take by default."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DESCRIPTION = "langchain-vers recipe "
 
@@ -61,7 +62,8 @@ def golden(
 
     Raises:
         BadInput: the name, or a function whose source cannot be found and that has no `recipe`.
-        CommandFailed: the script failed. DeadlineExceeded: it took too long. Anything that the function raises.
+        CommandFailed: the script failed.
+        DeadlineExceeded: it took too long. Anything that the function raises.
             Nothing is left of a machine that could not be built.
     """
     return run_on_a_loop(agolden(name, setup, context=context, base=base, recipe=recipe, timeout=timeout))

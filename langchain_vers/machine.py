@@ -84,7 +84,8 @@ class Machine:
         `timeout` is in seconds, None: no limit. A cancelled call kills the command on the machine. `check`: it must succeed.
 
         Raises:
-            CommandFailed: `check`, and the exit code is not 0. Missing: there is no `cwd`.
+            CommandFailed: `check`, and the exit code is not 0.
+            Missing: there is no `cwd`.
         """
         return run(self._run(command, cwd=cwd, env=env, stdin=stdin, timeout=timeout, check=check))
 

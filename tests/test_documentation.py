@@ -33,12 +33,13 @@ PUBLIC_MODULES = (
     *("errors", "policy", "backends.base", "history", "gc", "platform.client", "platform.credentials", "platform.models"),
     *(f"testing.{path.stem}" for path in (ROOT / "langchain_vers/testing").glob("[a-z]*.py")),
     *(f"integrations.{path.stem}" for path in (ROOT / "langchain_vers/integrations").glob("[a-z]*.py")),
-    # Those that not every version has.
-    *(name for name in ("machine", "branches", "golden", "explore", "provision") if find_spec(f"langchain_vers.{name}")),
+    *("machine", "branches", "golden_machines", "exploration"),
+    # Those that are on their way.
+    *(name for name in ("provision",) if find_spec(f"langchain_vers.{name}")),
 )
 OURS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.VersError)}
-SECONDS = re.compile(r"(.*_)?(timeout|deadline|seconds|lease|grace|patience|idle_pause|delay|interval|retry_after)")
-BYTES = re.compile(r"(.*_)?(bytes|memory|disk|offset|length|tail_limit)")
+SECONDS = re.compile(r"(.*_)?(timeout|deadline|lease|grace|patience|idle_pause|delay|interval|retry_after)")
+BYTES = re.compile(r"(.*_)?(memory|disk|offset|length|tail_limit)")
 PAGED = {"list_commits", "list_public_commits"}
 """Their `offset` counts entries."""
 
@@ -122,19 +123,22 @@ def of_field(kind: type, name: str) -> str:
     """What a class itself says of one of its fields."""
     node = next(node for node in tree(kind.__module__).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
     for statement, after in pairwise(node.body):
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name and isinstance(after, ast.Expr):
-            return ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else ""
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            return str(after.value.value)
     return entry(ast.get_docstring(node) or "", name)
 
 
 def unspoken(module: str, prefix: str, node: ast.AST, name: str) -> bool:
-    """Whether it needs no words: a type variable, what is pydantic's, a member of an enumeration, and what a base class only declares."""
+    """Whether it needs no words: type variables, loggers, pydantic's, members of enumerations, and what a base class only declares."""
     value = getattr(node, "value", None)
     kind = found(f"{module}.{prefix.rstrip('.')}") if prefix else None
     fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "model_fields", None) or {}
     declared = isinstance(node, ast.AnnAssign) and value is None and kind is not None and name not in fields
     member = isinstance(kind, type) and issubclass(kind, Enum)
-    return name == "model_config" or member or declared or (isinstance(value, ast.Call) and ast.unparse(value.func) == "TypeVar")
+    made = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+    return name == "model_config" or member or declared or made in {"TypeVar", "logging.getLogger"}
 
 
 def entry(doc: str, name: str) -> str:

@@ -117,7 +117,8 @@ class Engine:
         """Around calls of the SDK: its errors become ours. `what` is what the call is about, such as "container 3f2a91c07b1e".
 
         Raises:
-            Gone: the engine does not have it. Unreachable, Denied: the engine does not answer, or not to us. VersError: by status.
+            Gone: the engine does not have it.
+            Unreachable, Denied: the engine does not answer, or not to us. VersError: by status.
         """
         _sdk()
         import requests  # noqa: PLC0415 - comes with the SDK

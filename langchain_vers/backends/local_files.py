@@ -75,7 +75,8 @@ def write(path: str, data: bytes, *, cwd: str | None = None, mode: int | None = 
     in the moment between the two.
 
     Raises:
-        Conflict: the file is not as `expect` says. WrongKind, Denied, DiskFull, BadInput: for the path. Nothing is changed then.
+        Conflict: the file is not as `expect` says.
+        WrongKind, Denied, DiskFull, BadInput: for the path. Nothing is changed then.
     """
     full = absolute(path, cwd)
     if path.endswith("/"):

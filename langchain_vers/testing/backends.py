@@ -1,6 +1,6 @@
 """The conformance suite for backends, to be run over every one of them, also those of other packages.
 
-A backend joins with a subclass that overrides one fixture::
+A backend joins with a subclass that overrides one fixture:
 
     class TestMyBackend(BackendConformance):
         @pytest.fixture

@@ -1,6 +1,6 @@
 """The escape suite: what a backend that calls itself a sandbox must withstand, to be run over every one of them on its real engine.
 
-A backend joins as it joins the conformance suite, with the fixture `backend`, and says in `bounds` how much it lets a command have::
+A backend joins as it joins the conformance suite, with the fixture `backend`, and says in `bounds` how much it lets a command have:
 
     class TestEscapes(EscapeConformance):
         @pytest.fixture
