@@ -86,8 +86,8 @@ def public(module: str, *, only: str | None = None) -> Iterator[Told]:
 
 
 def parts(module: str, body: list[ast.stmt], around: str, prefix: str = "") -> Iterator[Told]:
-    for number, node in enumerate(body):
-        after = body[number + 1] if number + 1 < len(body) else None
+    """The public classes, functions and values of a module or class, one after another, with their parts."""
+    for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             if node.name.startswith("_") and node.name != "__init__":
                 continue
@@ -97,14 +97,23 @@ def parts(module: str, body: list[ast.stmt], around: str, prefix: str = "") -> I
             yield Told(prefix + node.name, node, around if node.name == "__init__" else own, around)
             if isinstance(node, ast.ClassDef):
                 yield from parts(module, node.body, own, f"{prefix}{node.name}.")
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.TypeAlias if sys.version_info >= (3, 12) else ast.Assign | ast.AnnAssign):
-            below = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target if isinstance(node, ast.AnnAssign) else node.name]:
-                if not isinstance(target, ast.Name) or target.id.startswith("_"):
-                    continue
-                if below or not unspoken(module, prefix, node, target.id):
-                    own = after.value.value if below else entry(around, target.id) or elsewhere(module, prefix, target.id)
-                    yield Told(prefix + target.id, node, own, around)
+            continue
+        below = said_below(after)
+        for name in assigned(node):
+            if not name.startswith("_") and (below or not unspoken(module, prefix, node, name)):
+                yield Told(prefix + name, node, below or entry(around, name) or elsewhere(module, prefix, name), around)
+
+
+def assigned(node: ast.stmt) -> list[str]:
+    """The names that a statement gives values to, or declares."""
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def said_below(after: ast.stmt | None) -> str:
+    """The docstring that stands below a name."""
+    literal = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    return str(after.value.value) if literal else ""
 
 
 def elsewhere(module: str, prefix: str, name: str) -> str:
@@ -123,10 +132,8 @@ def of_field(kind: type, name: str) -> str:
     """What a class itself says of one of its fields."""
     node = next(node for node in tree(kind.__module__).body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
     for statement, after in pairwise(node.body):
-        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else getattr(statement, "targets", [])
-        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
-        if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            return str(after.value.value)
+        if name in assigned(statement) and (said := said_below(after)):
+            return said
     return entry(ast.get_docstring(node) or "", name)
 
 
@@ -165,7 +172,7 @@ def homes() -> Iterator[tuple[str, str | None]]:
         elif inspect.isfunction(thing):
             yield thing.__module__, thing.__name__
         else:  # a value or a type alias, which does not know where it is from
-            yield tuple(name.rsplit(".", 1))  # type: ignore[misc]
+            yield tuple(name.rsplit(".", 1))
 
 
 EVERYTHING = sorted({(module, told.name): told for module, only in homes() for told in public(module, only=only)}.items())
