@@ -41,6 +41,8 @@ class Search:
     context: int = 0
     glob: str | None = None
     limit: int = 100
+    ignored: bool = False
+    """Whether files that `.gitignore` excludes are searched, too."""
 
     def __post_init__(self) -> None:
         if "\n" in self.pattern or "\0" in self.pattern:
@@ -71,6 +73,8 @@ class Found:
     """Whether all of the output is there; False if it was cut at `OUTPUT_LIMIT`."""
     error: str | None = None
     """What the program said, if it refused the pattern."""
+    one_file: bool = False
+    """Whether what was searched is a file, and the matches have its name."""
 
 
 def rg_command(search: Search, target: str = ".") -> str:
@@ -87,6 +91,8 @@ def rg_command(search: Search, target: str = ".") -> str:
         "--encoding=none", "--no-mmap", "--sort=path", f"--max-columns={LINE_BYTES}", "--max-columns-preview",
         f"--max-count={search.limit + 1}", f"--context={search.context}",
     ]  # fmt: skip
+    if search.ignored:
+        options.append("--no-ignore-vcs")
     if search.literal:
         options.append("--fixed-strings")
     if search.ignore_case:
