@@ -142,7 +142,7 @@ def grep_command(search: Search, *, grep: str = "grep") -> str:
         f"LC_ALL=C.UTF-8; export LC_ALL; a=; if echo x | {grep} -a x >/dev/null 2>&1; then a=-a; fi; "
         f"{{ echo x | {grep} {what.removesuffix(' --')} >/dev/null; s=$?; if [ $s -lt 2 ]; then s=0; "
         f"xargs -0 {grep} -l -s $a {what} | while IFS= read -r f; do "
-        'if tr -d "\\000" <"$f" | cmp -s - "$f"; then '
+        'if [ "$(tr -d "\\000" <"$f" | wc -c)" -eq "$(wc -c <"$f")" ]; then '
         "printf '\\0file %s\\0\\n' \"$f\" 2>/dev/null || break; "
         f'{grep} -n $a -m {search.limit + 1} -C {search.context} {what} "$f" | cut -b 1-{LINE_BYTES + 20}; '
         f'fi; done; fi; {_EXIT} "$s" 2>/dev/null; }} 2>&1 | head -c {OUTPUT_LIMIT}'

@@ -37,7 +37,7 @@ PYTHON = f"""mkdir -p {PROGRAMS} && cat >{PROGRAMS}/python <<'END' && chmod 755 
 command -v python3 >/dev/null 2>&1 && exec python3 "$@"
 head -c 512000 /dev/zero | tr '\\0' x
 END"""
-"""The suite runs `python -c` to have 500 KiB printed, and nothing else with it: what does the same where the machine has no such program."""
+"""The suite runs `python -c` to have 500 KiB printed, and nothing else: what does the same where the machine has no such program."""
 
 
 def contradicted(name: str, reason: str) -> Any:
