@@ -104,19 +104,20 @@ async def _kept(call: Call, route: Route, result: ExecResult, capture: Capture) 
     backend, log = route.backend, result.log_path
     target, folder = shlex.quote(capture.path), shlex.quote(posixpath.dirname(capture.path))
     try:
-        if not result.truncated:
-            await backend.write(capture.path, result.tail)
-            head = result.tail
-        elif log is None:
-            return None
-        else:
+        head = result.tail
+        if result.truncated and log is not None:
             head = call.redactor().data((await backend.read(log, length=2 * PREVIEW_BYTES)).data)
+        if log is not None:
             source = shlex.quote(log)
             move = f"mv -f -- {source} {target}"
             if result.total_bytes > capture.limit:
                 move = f"head -c {capture.limit} <{source} >{target} && rm -f -- {source}"
             if (await backend.exec(f"mkdir -p -- {folder} && {move}", cwd="/")).exit_code != 0:
                 return None
+        elif result.truncated:
+            return None
+        else:
+            await backend.write(capture.path, result.tail)
     except (Denied, Missing, OSError):
         return None
     shown, marker = preview(head, result.tail, total_bytes=result.total_bytes, total_newlines=result.total_newlines)
