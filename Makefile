@@ -28,14 +28,21 @@ $(VENV)/.with-%: $(VENV)/.python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
+# The command line of Deep Agents wants versions of its own, so it has an environment of its own, which only its test uses.
+CODE := $(VENV)/deepagents-code
+$(CODE)/.ready: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m venv $(CODE)
+	$(CODE)/bin/pip install --quiet --disable-pip-version-check 'deepagents-code>=0.1.57,<0.2' --editable '.[deepagents,embedded]'
+	@touch $@
+
 demo: $(VENV)/.with-demo
 	$(BIN)/langchain-vers demo
 
 TEST ?= tests
-test: $(VENV)/.with-test
+test: $(VENV)/.with-test $(CODE)/.ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" $(TEST)
 
-test-full: $(VENV)/.with-test
+test-full: $(VENV)/.with-test $(CODE)/.ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile full $(TEST)
 
 lint: $(VENV)/.with-lint

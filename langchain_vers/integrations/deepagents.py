@@ -104,7 +104,7 @@ class VersSandbox(BaseSandbox):
         """Where calls are routed by; to attach threads, and for a `VersSaver`."""
         self._subagents: SubAgents = subagents if isinstance(subagents, str) else frozenset(subagents)
         self._bound: RunnableConfig | None = None
-        self._id = self.context.home_vm or f"vers-{uuid.uuid4().hex[:12]}"
+        self._id: str = self.context.home_vm or f"vers-{uuid.uuid4().hex[:12]}"
         self._changed = _Executions()
 
     def __repr__(self) -> str:
@@ -121,6 +121,11 @@ class VersSandbox(BaseSandbox):
         other.__dict__.update(self.__dict__)
         other._bound = config
         return other
+
+    def on(self, vm_id: str) -> Self:
+        """The same sandbox, for whose context all threads begin on this VM from now on."""
+        self.context.home_vm = self._id = vm_id
+        return self
 
     # --- commands ---
 
