@@ -88,6 +88,9 @@ class VersSandbox(BaseSandbox):
         BadInput: both a context and options for one; or `subagents` is nothing of the above.
     """
 
+    grep_exclude_dirs: tuple[str, ...] = (".git",)
+    """Names of directories that `grep` leaves out, unless it begins in one; older versions of Deep Agents do not have it."""
+
     def __init__(
         self,
         context: BackendContext | VersToolkit | None = None,

@@ -5,6 +5,8 @@ the extra `deepagents`. Where the platform is, is found as everywhere (see `Back
 
     [sandboxes.providers.vers]
     class_path = "langchain_vers.integrations.deepagents_code:VersProvider"
+    working_dir = "/root"
+    supports_snapshot_name = true
     params = { base_url = "https://vers.example/api/v1", mem_size_mib = 4096 }
 """
 
@@ -22,6 +24,7 @@ from deepagents_code.integrations.sandbox_provider import (
 )
 
 from langchain_vers._io import run
+from langchain_vers.branches import Branches
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.integrations.deepagents import VersSandbox
@@ -98,29 +101,18 @@ class VersProvider(SandboxProvider):  # type: ignore[misc]  # of a package that 
                 await client.set_vm_state(vm_id, "running")
             await client.wait_until_running(vm_id, deadline=timeout)
             return sandbox.on(vm_id)
-        if snapshot is None:
-            vm_id = await client.create_vm(VmCreateVmConfig(**size, labels=LABELS), wait_boot=True)
-        else:
-            vm_id = await _restored(context, snapshot)
+        if snapshot is not None:
+            async with Branches(context, snapshot, labels=LABELS) as branches:
+                [machine] = await branches.make()
+                branches.keep(machine)
+            return sandbox.on(machine.vm_id)
+        vm_id = await client.create_vm(VmCreateVmConfig(**size, labels=LABELS), wait_boot=True)
         try:
-            if snapshot is not None:
-                await client.label_vm(vm_id, LABELS)
             await client.wait_until_running(vm_id, deadline=timeout)
         except BaseException:
             await _deleted(context, vm_id)
             raise
         return sandbox.on(vm_id)
-
-
-async def _restored(context: BackendContext, snapshot: str) -> str:
-    client = await context.client()
-    repository, colon, tag = snapshot.partition(":")
-    if colon:
-        return (await client.branch_ref(repository, tag))[0]
-    try:
-        return (await client.branch_tag(snapshot))[0]
-    except (Gone, BadInput):
-        return (await client.branch_commit(snapshot))[0]
 
 
 async def _deleted(context: BackendContext, vm_id: str) -> None:

@@ -18,11 +18,11 @@ from deepagents.backends.protocol import (
     ReadResult,
 )
 from deepagents.backends.sandbox import MAX_BINARY_BYTES
-from deepagents.backends.utils import EMPTY_OLD_STRING_ERROR, normalize_read_bounds
+from deepagents.backends.utils import normalize_read_bounds
 
 from langchain_vers.backends.base import Backend, ExecResult, version_of
 from langchain_vers.errors import BadInput, Denied, Missing
-from langchain_vers.integrations.deepagents_pages import PREVIEW_BYTES, absolute, offloaded, page, preview, whole_or_none
+from langchain_vers.integrations.deepagents_pages import EMPTY_OLD_STRING, PREVIEW_BYTES, absolute, offloaded, page, preview, whole_or_none
 from langchain_vers.route import Route
 from langchain_vers.tools import edits as editing
 from langchain_vers.tools.base import Answer, Call
@@ -162,7 +162,7 @@ async def write_file(call: Call, *, file_path: str, content: str | bytes) -> Ans
 async def edit_file(call: Call, *, file_path: str, old_string: str, new_string: str, replace_all: bool = False) -> Answer:
     """Replace a passage exactly as it stands, line endings aside, with compare and swap."""
     if not old_string:
-        return Answer("", {RESULT: EditResult(error=EMPTY_OLD_STRING_ERROR)})
+        return Answer("", {RESULT: EditResult(error=EMPTY_OLD_STRING)})
     async with call.changing() as route:
         where, cwd = route.locate(absolute(file_path))
         found = await route.backend.read(where, cwd=cwd, length=MAX_FILE + 1)

@@ -18,12 +18,14 @@ from deepagents.backends.sandbox import MAX_BINARY_BYTES, MAX_OUTPUT_BYTES, TRUN
 from deepagents.backends.utils import (  # the middleware decides by this table what kind of block a file becomes
     EMPTY_CONTENT_WARNING,
     _get_backend_read_file_type,
+    compile_grep_include_glob,
 )
 
 from langchain_vers.errors import BadInput
 
 SNIFFED = 8192
 """Bytes by which text is told from what is not."""
+EMPTY_OLD_STRING = "Error: old_string cannot be empty. Provide the exact text to replace."
 PREVIEW_LINES = 5
 PREVIEW_BYTES = 2000
 """Of the beginning, and of the end, of an output that stays on the machine."""
@@ -52,6 +54,20 @@ def absolute(path: object) -> str:
 def is_text(path: str) -> bool:
     """Whether Deep Agents takes a file of this name for text."""
     return bool(_get_backend_read_file_type(path) == "text")
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a relative path fits a glob, as Deep Agents means globs.
+
+    Raises:
+        BadInput: it leads upwards, or stands for too many globs.
+    """
+    if ".." in pattern.replace("\\", "/").split("/"):
+        raise BadInput(f"the pattern {pattern!r} leads upwards with '..'; name a path to search in instead")
+    try:
+        return compile_grep_include_glob(pattern)
+    except Exception as error:  # those of the library behind it are private, and come as they are from older versions
+        raise BadInput(f"the pattern {pattern!r} is no glob that can be used: {error}") from None
 
 
 def file_error(path: str, what: str) -> ReadResult:

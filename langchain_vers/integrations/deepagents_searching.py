@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from deepagents.backends.protocol import FileInfo, GlobResult, GrepMatch, GrepResult, LsResult
-from deepagents.backends.utils import InvalidGlobPatternError, compile_grep_include_glob
 
 from langchain_vers.backends.base import Backend, Entry
 from langchain_vers.errors import BadInput, Denied, Missing, VersError
 from langchain_vers.integrations.deepagents_operations import RESULT, located, shown
-from langchain_vers.integrations.deepagents_pages import absolute, below, listed
+from langchain_vers.integrations.deepagents_pages import absolute, below, listed, matcher
 from langchain_vers.permission import hidden
 from langchain_vers.route import Route
 from langchain_vers.tools.base import Answer, Call
@@ -52,10 +51,7 @@ def _info(folder: str, entry: Entry) -> FileInfo:
 
 async def glob(call: Call, *, pattern: str, path: str | None = None) -> Answer:
     """The regular files below a directory (default: the working directory) that match; `.git` is not looked into."""
-    try:
-        picks = compile_grep_include_glob(pattern)
-    except InvalidGlobPatternError as error:
-        return Answer("", {RESULT: GlobResult(error=str(error))})
+    picks = matcher(pattern)
     route, where, cwd, folder = await _searched(call, path)
     try:
         async with asyncio.timeout(GLOB_SECONDS):
@@ -118,10 +114,7 @@ def grepping(excluded: tuple[str, ...]) -> Callable[..., Awaitable[Answer]]:
         limit = _UNLIMITED if max_count is None else max_count
         if limit < 1:
             return Answer("", {RESULT: GrepResult(matches=[], truncated=True)})
-        try:
-            picks = None if glob is None else compile_grep_include_glob(glob)
-        except InvalidGlobPatternError as error:
-            return Answer("", {RESULT: GrepResult(error=str(error))})
+        picks = None if glob is None else matcher(glob)
         route, where, cwd, folder = await _searched(call, path)
         sieve = None if glob is None or glob.startswith("/") else glob
         wanted = Search(pattern, literal=True, glob=sieve, limit=limit, ignored=True)
