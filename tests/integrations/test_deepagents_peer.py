@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ READS = [(name, 0, 2000) for name in [*FILES, "nowhere", "sub", "link.py", "sub/
 READS += [("long.txt", 1, 1), ("many.txt", 199_998, 10), ("many.txt", 100_000, 3), ("picture.png", 5, 0), ("empty.txt", 0, 0)]
 
 
-@pytest.mark.parametrize(("name", "offset", "limit"), READS)
+def thinned(cases: Sequence[Any], keep: int) -> list[Any]:
+    """Every so many-th of them is for the default run, and the others for the full one."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*each, marks=() if number % keep == 0 else pytest.mark.full) for number, each in enumerate(values)]
+
+
+@pytest.mark.parametrize(("name", "offset", "limit"), thinned(READS, 3))
 def test_read(both: Any, name: str, offset: int, limit: int) -> None:
     ours, plain, folder = both
     expected, found = (sandbox.read(f"{folder}/{name}", offset, limit) for sandbox in (plain, ours))
@@ -121,8 +127,7 @@ PATTERNS = [
 ]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("name", ["", "sub", ".dot"])
+@pytest.mark.parametrize(("pattern", "name"), thinned([(pattern, name) for name in ("", "sub", ".dot") for pattern in PATTERNS], 4))
 def test_glob(both: Any, pattern: str, name: str) -> None:
     ours, plain, folder = both
     expected, found = (sandbox.glob(pattern, f"{folder}/{name}".rstrip("/")) for sandbox in (plain, ours))
@@ -207,3 +212,27 @@ def test_delete(both: Any) -> None:
         assert sandbox.delete(str(target)).path == str(target)
         assert not target.exists()
         assert sandbox.delete(str(target)).error == f"Error: '{target}' not found"
+
+
+def test_no_python_is_run(tmp_path: Path) -> None:
+    """One that is there would say so."""
+    programs, work = tmp_path / "programs", tmp_path / "work"
+    programs.mkdir()
+    work.mkdir()
+    for name in ("python", "python3", "perl"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/used\n")
+        (programs / name).chmod(0o755)
+    with VersSandbox(local=work, env={"PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin"}) as sandbox:
+        path = f"{work}/sub/f.txt"
+        assert sandbox.write(path, "one\ntwo\n").error is None
+        assert sandbox.edit(path, "two", "2" * 60_000).error is None
+        assert sandbox.read(path).total_lines == 2
+        assert [entry["path"] for entry in sandbox.ls(str(work)).entries] == [f"{work}/sub"]
+        assert sandbox.glob("*.txt", str(work)).matches == sandbox.glob("sub/**").matches != []
+        assert sandbox.grep("one", str(work), "sub/*.txt").matches == [{"path": path, "line": 1, "text": "one"}]
+        assert sandbox.upload_files([(path, b"\xff")])[0].error is None
+        assert sandbox.download_files([path])[0].content == b"\xff"
+        assert sandbox.delete(f"{work}/sub").error is None
+        assert not (tmp_path / "used").exists()
+        sandbox.execute("python3")
+        assert (tmp_path / "used").read_text() == "python3\n"
