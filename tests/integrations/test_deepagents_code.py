@@ -29,9 +29,7 @@ def dcode(isolated_vers_data: Path, tmp_path: Path) -> Any:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERS_", "PYTHON"))}
     environment = {**kept, "HOME": str(tmp_path), "VERS_EMBEDDED_DATA_DIR": str(isolated_vers_data), "PYTHONPATH": str(ROOT)}
 
-    def run(program: str, config: str = "") -> Any:
-        (tmp_path / ".deepagents").mkdir(exist_ok=True)
-        (tmp_path / ".deepagents" / "config.toml").write_text(config)
+    def run(program: str) -> Any:
         command = [str(PYTHON), "-c", textwrap.dedent(program)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -40,20 +38,24 @@ def dcode(isolated_vers_data: Path, tmp_path: Path) -> Any:
     return run
 
 
-def test_its_own_life_cycle(dcode: Any) -> None:
-    """As `dcode --sandbox vers` does it: discovery, a new VM with a setup script, commands and files, and the end."""
+def test_its_discovery_and_life_cycle(dcode: Any) -> None:
+    """As `dcode --sandbox vers` does it: found by the entry point, then as its configuration says; new VMs, named ones, and snapshots."""
     found = dcode("""
         import json, pathlib
+        from deepagents import create_deep_agent
         from deepagents.backends.sandbox import BaseSandbox
         from deepagents_code.integrations import sandbox_factory as factory
         from deepagents_code.integrations.sandbox_registry import SandboxRegistry
+        from langchain_core.language_models import BaseChatModel
+        from langchain_core.messages import AIMessage
+        from langchain_core.outputs import ChatGeneration, ChatResult
+        from langchain_vers.machine import Machine
 
         pathlib.Path("setup.sh").write_text("echo made >/root/setup")
-        registry = SandboxRegistry.load()
         factory.verify_sandbox_deps("vers")
-        facts = {"names": registry.available_providers(), "directory": factory.get_default_working_dir("vers")}
+        facts = {"names": SandboxRegistry.load().available_providers(), "directory": factory.get_default_working_dir("vers")}
         with factory.create_sandbox("vers", setup_script_path="setup.sh") as sandbox:
-            facts |= {"id": sandbox.id, "kind": isinstance(sandbox, BaseSandbox)}
+            facts["kind"] = isinstance(sandbox, BaseSandbox)
             facts["setup"] = sandbox.execute("cat setup; cd /srv; exit 7").output
             facts["cwd"] = sandbox.execute("pwd").output
             facts["written"] = sandbox.write("/srv/a.py", "x = 1\\n").error
@@ -61,32 +63,6 @@ def test_its_own_life_cycle(dcode: Any) -> None:
             facts["read"] = sandbox.read("/srv/a.py").file_data["content"]
             facts["found"] = [match["path"] for match in sandbox.glob("*.py").matches + sandbox.grep("x", "/srv").matches]
             facts["code"] = sandbox.execute("exit 3").exit_code
-        try:
-            with factory.create_sandbox("vers", sandbox_id=sandbox.id) as again:
-                pass
-        except Exception as error:
-            facts["gone"] = [type(error).__name__, str(error)]
-        print(json.dumps(facts))
-    """)
-    assert "vers" in found["names"]
-    assert (found["kind"], found["directory"], found["setup"], found["cwd"]) == (True, "/root", "made\n", "/srv\n")
-    assert (found["written"], found["edited"], found["read"], found["code"]) == (None, 1, "x = 2", 3)
-    assert found["found"] == ["/srv/a.py", "/srv/a.py"]
-    kind, words = found["gone"]
-    assert kind == "SandboxNotFoundError"
-    assert "does not exist" in words or "no VM" in words
-
-
-def test_its_agent(dcode: Any) -> None:
-    """The agent that it builds works on the sandbox in every thread; one that was named is found again, and lives on."""
-    found = dcode(
-        """
-        import json
-        from langchain_core.language_models import BaseChatModel
-        from langchain_core.messages import AIMessage
-        from langchain_core.outputs import ChatGeneration, ChatResult
-        from deepagents import create_deep_agent
-        from deepagents_code.integrations import sandbox_factory as factory
 
         class Model(BaseChatModel):
             @property
@@ -97,34 +73,45 @@ def test_its_agent(dcode: Any) -> None:
                 message = AIMessage("done") if messages[-1].type == "tool" else AIMessage("", tool_calls=[call])
                 return ChatResult(generations=[ChatGeneration(message=message)])
 
+        config = pathlib.Path.home() / ".deepagents" / "config.toml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text('''
+            [sandboxes.providers.vers]
+            class_path = "langchain_vers.integrations.deepagents_code:VersProvider"
+            working_dir = "/root"
+            supports_snapshot_name = true
+            params = { transport = "http" }
+        ''')
         provider = factory._get_provider("vers")
         made = provider.get_or_create(mem_size_mib=512)
-        facts = {"log": []}
+        facts["log"] = []
         for name in "ab":
             with factory.create_sandbox("vers", sandbox_id=made.id[:13]) as sandbox:
                 agent = create_deep_agent(model=Model(), backend=sandbox)
                 state = agent.invoke({"messages": [("user", "go")]}, {"configurable": {"thread_id": name}})
-                facts["log"].append(state["messages"][-2].text)
+                facts["log"].append(state["messages"][-2].text.splitlines()[:2])
                 facts["same"] = sandbox.id == made.id
-        from langchain_vers.machine import Machine
         commit = Machine(made.context, made.id).save()
         with factory.create_sandbox("vers", snapshot_name=commit) as copy:
             facts["copy"] = [copy.id != made.id, copy.execute("cat /root/log").output]
         provider.delete(sandbox_id=made.id)
         provider.delete(sandbox_id=made.id)
-        for options in ({"sandbox_id": "no-such-vm"}, {"snapshot": "no-such-tag"}, {"nonsense": 1}, {"transport": "pigeon"}):
+        facts["errors"] = []
+        for options in ({"sandbox_id": made.id}, {"sandbox_id": "no-vm"}, {"snapshot": "no-tag"}, {"nonsense": 1}, {"transport": "pigeon"}):
             try:
                 provider.get_or_create(**options)
             except Exception as error:
-                facts.setdefault("errors", []).append([type(error).__name__, str(error)])
+                facts["errors"].append([type(error).__name__, str(error)])
         print(json.dumps(facts))
-        """,
-        config='[sandboxes.providers.vers]\nclass_path = "langchain_vers.integrations.deepagents_code:VersProvider"\n'
-        'working_dir = "/root"\nsupports_snapshot_name = true\nparams = { transport = "http" }\n',
-    )
-    assert [text.splitlines()[:2] for text in found["log"]] == [["42", ""], ["42", "42"]]
+    """)
+    assert "vers" in found["names"]
+    assert (found["kind"], found["directory"], found["setup"], found["cwd"]) == (True, "/root", "made\n", "/srv\n")
+    assert (found["written"], found["edited"], found["read"], found["code"]) == (None, 1, "x = 2", 3)
+    assert found["found"] == ["/srv/a.py", "/srv/a.py"]
+    # In every thread its agent is on the sandbox; one that was named lives on.
+    assert found["log"] == [["42", ""], ["42", "42"]]
     assert found["same"]
     assert found["copy"] == [True, "42\n42\n"]
-    names = [name for name, _ in found["errors"]]
-    assert names == ["SandboxNotFoundError", "SandboxNotFoundError", "SandboxError", "SandboxError"]
-    assert "nonsense" in found["errors"][2][1]
+    missing = ["SandboxNotFoundError"] * 3
+    assert [name for name, _ in found["errors"]] == [*missing, "SandboxError", "SandboxError"]
+    assert "nonsense" in found["errors"][3][1]
