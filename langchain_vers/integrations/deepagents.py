@@ -34,7 +34,7 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import on_io, run
-from langchain_vers.context import THREAD_LABEL, BackendContext
+from langchain_vers.context import LANE_LABEL, THREAD_LABEL, BackendContext
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.integrations import deepagents_answers as answers
 from langchain_vers.integrations import deepagents_specs as specs
@@ -78,6 +78,7 @@ class VersSandbox(BaseSandbox):
         context: where to route by: a `BackendContext`, or a `VersToolkit` whose tools are used beside it. Default: a context of its own.
         subagents: "share": sub-agents work on the thread's machine; "branch": each run of one works on a branch of it, made at its first
             call from the machine as it is then; or the names of those that do. Branches are labelled, and stay until they are deleted.
+            Those of an attempt of `explore`, or of a worker behind `on_branch`, work on its machine in any case.
         options: of the context, if none is given; see `BackendContext`.
 
     No method raises for what may happen to a machine: a result of Deep Agents says it. A thread without a machine works on this one, or
@@ -251,7 +252,8 @@ class VersSandbox(BaseSandbox):
     # --- sub-agents ---
 
     def subagent_machines(self, config: RunnableConfig | None = None) -> list[SubAgentMachine]:
-        """The machines that sub-agents of a thread (None: of all) worked on by themselves and that are still there, the oldest first.
+        """The machines that sub-agents of a thread worked on by themselves and that are still there, the oldest first; by their labels, so
+        that those of an earlier process are among them. None: of calls without a thread.
 
         Raises:
             VersError: the platform does not answer.
@@ -265,7 +267,7 @@ class VersSandbox(BaseSandbox):
     def delete_subagent_machines(
         self, config: RunnableConfig | None = None, *, names: Sequence[str] | None = None
     ) -> list[SubAgentMachine]:
-        """Delete those of a thread (None: of all threads), or those of some sub-agents of it; what was deleted.
+        """Delete those of a thread, or those of some sub-agents of it; what was deleted.
 
         One that a thread has gone to meanwhile is that thread's machine now, and left alone.
 
@@ -281,13 +283,13 @@ class VersSandbox(BaseSandbox):
         return await on_io(self._delete_machines(config, names))
 
     async def _machines(self, config: RunnableConfig | None) -> list[SubAgentMachine]:
-        thread = ((config or {}).get("configurable") or {}).get("thread_id")
+        thread = str(((config or {}).get("configurable") or {}).get("thread_id") or "")
         vms = sorted(await (await self.context.client()).list_vms(), key=lambda vm: (vm.created_at, vm.vm_id))
         found = [(vm, vm.labels or {}) for vm in vms]
         return [
             SubAgentMachine(labels[NAME_LABEL], vm.vm_id, labels.get(THREAD_LABEL, ""), str(vm.state))
             for vm, labels in found
-            if NAME_LABEL in labels and (thread is None or labels.get(THREAD_LABEL) == str(thread))
+            if NAME_LABEL in labels and LANE_LABEL in labels and labels.get(THREAD_LABEL, "") == thread
         ]
 
     async def _delete_machines(self, config: RunnableConfig | None, names: Sequence[str] | None) -> list[SubAgentMachine]:

@@ -58,8 +58,8 @@ def standing(tool: str, arguments: Mapping[str, Any], subagents: SubAgents, boun
     call_id = None if call is None else str(call["id"])
     runtime = runtime_of({"messages": messages}, config, call_id)
     place = place_of(config, runtime, call_id, _may_move)
-    if not alone:  # what is done on the side of a tool call is judged by itself, and not with the calls of its message
-        place = replace(place, together=())
+    if not alone:  # what is done on the side of a tool call is judged by itself, and too late to ask where others run in the same task
+        place = replace(place, together=None if place.together else place.together)
     return Standing(place, config, runtime, call_id)
 
 

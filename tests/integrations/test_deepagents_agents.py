@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 from agents import START_INPUT
-from casts import cast, said
+from casts import Cast, cast, said
 from deepagents import create_deep_agent
+from deepagents.backends import CompositeBackend, StateBackend
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
@@ -399,3 +400,49 @@ def test_a_trace_says_where_a_call_ran(make_sandbox: Any, asynchronous: bool) ->
     assert wanted.items() <= facts["execute"].items()
     assert {"vers_backend": "vers", "vers_machine_id": vm_id, "vers_bytes": 3}.items() <= facts["write_file"].items()
     assert facts["execute"]["vers_duration_ms"] > 0
+
+
+def test_beside_other_backends(make_sandbox: Any) -> None:
+    """As the default of a `CompositeBackend`, with files of the conversation's own beside it."""
+    sandbox, toolkit = make_sandbox()
+    backend = CompositeBackend(default=sandbox, routes={"/notes/": StateBackend()})
+    messages = [
+        [CREATE],
+        [write("/notes/a", "in the state"), write("/root/b", "on the machine")],
+        [execute("cat /root/b; ls /notes"), read("/notes/a"), execute("seq 30000")],
+        [read("/large_tool_results/go-2-2")],
+    ]
+    tools = [tool for tool in toolkit.get_tools() if tool.name.startswith("vers_")]
+    agent = create_deep_agent(model=cast(go=messages), backend=backend, tools=tools, checkpointer=InMemorySaver())
+    answers = said(agent.invoke(START_INPUT, thread("t")))
+    assert "on the machine" in answers["go-2-0"]
+    assert "No such file" in answers["go-2-0"]
+    assert "in the state" in answers["go-2-1"]
+    assert "30000" in answers["go-2-2"]
+    assert "\n1\n2\n3\n" in answers["go-3-0"]
+
+
+@SYNC
+def test_memory_and_skills_of_the_machine(make_sandbox: Any, asynchronous: bool) -> None:
+    sandbox, toolkit = make_sandbox()
+    deep(sandbox, toolkit, [CREATE]).invoke(START_INPUT, thread("t"))
+    bound = sandbox.bound(thread("t"))
+    bound.write("/root/AGENTS.md", "Always say please.\n")
+    bound.write("/root/skills/dig/SKILL.md", "---\nname: dig\ndescription: How to dig a hole.\n---\nTake a spade.\n")
+    seen: list[str] = []
+
+    class Listening(Cast):
+        def _generate(self, messages: Any, *args: Any, **more: Any) -> Any:
+            seen.append(str(messages[0].text))
+            return super()._generate(messages, *args, **more)
+
+    agent = create_deep_agent(
+        model=Listening(script=[], parts={}),
+        backend=sandbox,
+        memory=["/root/AGENTS.md"],
+        skills=["/root/skills"],
+        checkpointer=InMemorySaver(),
+    )
+    carried_out(agent, asynchronous, thread("t"))
+    assert "Always say please." in seen[0]
+    assert "How to dig a hole." in seen[0]

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".venv" / "deepagents-code" / "bin" / "python"
+PLACE = ROOT / ".venv" / "deepagents-code"
 
 
 @pytest.fixture
 def dcode(isolated_vers_data: Path, tmp_path: Path) -> Any:
     """Runs a program beside the command line of Deep Agents; what it prints as JSON in its last line."""
-    if not PYTHON.exists():
+    if not (PLACE / ".ready").exists():
         reason = "the command line of Deep Agents is not installed; make .venv/deepagents-code/.ready does that"
         if os.environ.get("CI"):
             pytest.fail(reason)
@@ -30,7 +30,7 @@ def dcode(isolated_vers_data: Path, tmp_path: Path) -> Any:
     environment = {**kept, "HOME": str(tmp_path), "VERS_EMBEDDED_DATA_DIR": str(isolated_vers_data), "PYTHONPATH": str(ROOT)}
 
     def run(program: str) -> Any:
-        command = [str(PYTHON), "-c", textwrap.dedent(program)]
+        command = [str(PLACE / "bin" / "python"), "-c", textwrap.dedent(program)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -81,7 +81,7 @@ def test_they_share_the_machine_of_the_thread(make_sandbox: Any, saved: str) -> 
     team(sandbox, toolkit, saved).invoke(START_INPUT, T)
     log = log_of(toolkit, toolkit.context.attached(T).machine_id)
     assert (log[0], sorted(log[1:4]), log[4:]) == ("base", ["a1", "a2", "b1"], ["a3", "end"])
-    assert sandbox.subagent_machines() == []
+    assert sandbox.subagent_machines(T) == []
     assert len(set(vms(toolkit)) - before) == 1
 
 
@@ -109,7 +109,7 @@ def test_each_on_a_branch(make_sandbox: Any, saved: str, asynchronous: bool) -> 
     toolkit.context.detach({"configurable": {"thread_id": "reader"}})
     assert sandbox.delete_subagent_machines(T, names=["bob"]) == bobs
     assert len(sandbox.delete_subagent_machines(T)) == 2
-    assert sandbox.subagent_machines() == []
+    assert sandbox.subagent_machines(T) == []
     assert sandbox.bound(T).execute("cat /root/log").output == "base\nend\n"
 
 
@@ -141,7 +141,7 @@ def test_there_is_nothing_to_branch(make_sandbox: Any) -> None:
     parts = {"go": [[task("alice", "one")]], "one": [[execute("true"), ("read_file", {"file_path": "/etc/hostname"})]]}
     seen = [str(item) for item in team(sandbox, toolkit, parts=parts).stream(START_INPUT, T, subgraphs=True)]
     assert sum("the thread has no VM; make one before the worker starts" in item for item in seen) >= 2
-    assert sandbox.subagent_machines() == []
+    assert sandbox.subagent_machines(T) == []
 
 
 async def test_one_that_is_cancelled(make_sandbox: Any) -> None:
@@ -189,7 +189,7 @@ async def test_one_that_is_cancelled_while_its_machine_is_made(make_sandbox: Any
     with pytest.raises(asyncio.CancelledError):
         await running
     left = await asyncio.to_thread(lambda: set(vms(toolkit)) - before)
-    assert await sandbox.asubagent_machines() == []
+    assert await sandbox.asubagent_machines(T) == []
     assert len(left) == 1  # that of the thread
 
 
