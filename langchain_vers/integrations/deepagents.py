@@ -90,7 +90,7 @@ class VersSandbox(BaseSandbox):
     """
 
     grep_exclude_dirs: tuple[str, ...] = (".git",)
-    """Names of directories that `grep` leaves out, unless it begins in one; older versions of Deep Agents do not have it."""
+    """Names of directories that `grep` leaves out, unless it begins in one; `.git` in any case."""
 
     def __init__(
         self,

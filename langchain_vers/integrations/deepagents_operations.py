@@ -6,6 +6,7 @@ Deep Agents' words.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import shlex
 from collections.abc import Awaitable, Callable
@@ -21,14 +22,13 @@ from deepagents.backends.sandbox import MAX_BINARY_BYTES
 from deepagents.backends.utils import normalize_read_bounds
 
 from langchain_vers.backends.base import Backend, ExecResult, version_of
-from langchain_vers.errors import BadInput, Denied, Missing
+from langchain_vers.errors import BadInput, Denied, Missing, VersError
 from langchain_vers.integrations.deepagents_pages import EMPTY_OLD_STRING, PREVIEW_BYTES, absolute, offloaded, page, preview, whole_or_none
 from langchain_vers.route import Route
 from langchain_vers.tools import edits as editing
 from langchain_vers.tools.base import Answer, Call
 from langchain_vers.tools.files import FIRST_BYTES, encoded
 from langchain_vers.tools.files import MAX_BYTES as MAX_FILE
-from langchain_vers.tools.output import format_exit
 from langchain_vers.tools.reading import too_large
 from langchain_vers.tools.shell import DEFAULT_TIMEOUT, MAX_TIMEOUT, run_command
 
@@ -71,8 +71,7 @@ def executing(capture: Capture | None = None) -> Callable[..., Awaitable[Answer]
             else:
                 (said, cut), marker = await _output(call, route.backend, result), False
         if result.timed_out:
-            ending = format_exit(None, timed_out=True, timeout=limit) or ""
-            said = f"{said.rstrip()}\n\n{ending.partition('; it and')[0]}; it and its child processes were killed." if ending else said
+            said = f"{said}\nCommand timed out after {limit:g} s; it and its child processes were killed."
         response = ExecuteResponse(output=said, exit_code=code, truncated=cut)
         done = offloaded(response, marker=marker) if kept is not None else ExecuteOffloadResult(offloaded=False, response=response)
         facts = {"exit_code": code, "timed_out": result.timed_out, "truncated": cut, "bytes": result.total_bytes}
@@ -87,9 +86,10 @@ async def _output(call: Call, backend: Backend, result: ExecResult) -> tuple[str
         return result.tail.decode("utf-8", "replace"), False
     log = result.log_path
     if log is not None and result.total_bytes <= MAX_OUTPUT:
-        whole = await backend.read(log, length=MAX_OUTPUT + 1)
-        await backend.exec(f"rm -f -- {shlex.quote(log)}", cwd="/")
-        return call.redactor().data(whole.data).decode("utf-8", "replace"), False
+        with contextlib.suppress(VersError):  # the command has run: how it ended is told in any case
+            whole = await backend.read(log, length=MAX_OUTPUT + 1)
+            await backend.exec(f"rm -f -- {shlex.quote(log)}", cwd="/")
+            return call.redactor().data(whole.data).decode("utf-8", "replace"), False
     where = f"; the whole output is in {log} on the machine" if log is not None else ""
     return f"[The first {result.total_bytes - len(result.tail)} bytes are left out{where}.]\n{result.tail.decode('utf-8', 'replace')}", True
 
@@ -106,7 +106,7 @@ async def _kept(call: Call, route: Route, result: ExecResult, capture: Capture) 
     try:
         head = result.tail
         if result.truncated and log is not None:
-            head = call.redactor().data((await backend.read(log, length=2 * PREVIEW_BYTES)).data)
+            head = call.redactor().data((await backend.read(log, length=2 * PREVIEW_BYTES)).data, unfinished=True)
         if log is not None:
             source = shlex.quote(log)
             move = f"mv -f -- {source} {target}"
@@ -118,7 +118,7 @@ async def _kept(call: Call, route: Route, result: ExecResult, capture: Capture) 
             return None
         else:
             await backend.write(capture.path, result.tail)
-    except (Denied, Missing, OSError):
+    except VersError:  # the command has run: how it ended is told in any case
         return None
     shown, marker = preview(head, result.tail, total_bytes=result.total_bytes, total_newlines=result.total_newlines)
     return shown, marker, result.total_bytes > capture.limit

@@ -140,10 +140,11 @@ def page(path: str, data: bytes, *, offset: int, limit: int, whole: bool, shown:
 
 def _cut_line(offset: int, line: str, shown: Shown, total: int | None = None) -> ReadResult:
     """The answer if not even the first line fits: as much of it as does. The next page begins behind it."""
-    text = line.encode()[:_ROOM].decode("utf-8", "ignore")
+    # What is not to be shown may stand where the line is cut.
+    text = shown(line[: 2 * _ROOM]).encode()[:_ROOM].decode("utf-8", "ignore")
     end = offset + 1
     return ReadResult(
-        file_data=FileData(content=shown(text) + TRUNCATION_MSG, encoding="utf-8"),
+        file_data=FileData(content=text + TRUNCATION_MSG, encoding="utf-8"),
         total_lines=total,
         start_line=end,
         end_line=end,

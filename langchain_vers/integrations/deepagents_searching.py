@@ -11,7 +11,7 @@ from dataclasses import replace
 from deepagents.backends.protocol import FileInfo, GlobResult, GrepMatch, GrepResult, LsResult
 
 from langchain_vers.backends.base import Backend, Entry
-from langchain_vers.errors import BadInput, Denied, Missing, VersError
+from langchain_vers.errors import BadInput, DeadlineExceeded, Denied, Missing, VersError
 from langchain_vers.integrations.deepagents_operations import RESULT, located, shown
 from langchain_vers.integrations.deepagents_pages import absolute, below, listed, matcher
 from langchain_vers.permission import hidden
@@ -58,6 +58,8 @@ async def glob(call: Call, *, pattern: str, path: str | None = None) -> Answer:
             entries, cut = await _below(route.backend, where, cwd)
             chosen = [entry for entry in entries if entry.kind in {"file", "symlink"} and picks(entry.path)]
             chosen = await _files_only(route.backend, where, cwd, chosen)
+    except DeadlineExceeded:
+        raise
     except TimeoutError:
         raise BadInput(f"the search took longer than {GLOB_SECONDS:.0f} s and was stopped; narrow the path") from None
     cut = cut or len(chosen) > MAX_MATCHES
@@ -90,7 +92,7 @@ async def _below(backend: Backend, where: str, cwd: str | None) -> tuple[list[En
 
 async def _files_only(backend: Backend, where: str, cwd: str | None, entries: list[Entry]) -> list[Entry]:
     """Without symlinks that lead to no regular file, or out of the directory."""
-    links = [entry.path for entry in entries if entry.kind == "symlink" and "\n" not in entry.path]
+    links = [entry.path for entry in entries if entry.kind == "symlink" and "\n" not in entry.path][:MAX_MATCHES]
     if not links:
         return [entry for entry in entries if entry.kind == "file"]
     script = (

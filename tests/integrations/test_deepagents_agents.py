@@ -14,6 +14,7 @@ from agents import START_INPUT
 from casts import Cast, cast, said
 from deepagents import create_deep_agent
 from deepagents.backends import CompositeBackend, StateBackend
+from deepagents.backends.sandbox import MAX_OUTPUT_BYTES, TRUNCATION_MSG
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
@@ -446,3 +447,23 @@ def test_memory_and_skills_of_the_machine(make_sandbox: Any, asynchronous: bool)
     carried_out(agent, asynchronous, thread("t"))
     assert "Always say please." in seen[0]
     assert "How to dig a hole." in seen[0]
+
+
+def test_secrets_at_the_edges_of_what_is_shown(make_sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither half of a secret is shown where an output, or a line, is cut."""
+    value = "sesame-open-0123456789"
+    monkeypatch.setenv("THE_SECRET", value)
+    sandbox, toolkit = make_sandbox(env={"TOKEN": Secret("THE_SECRET")})
+    deep(sandbox, toolkit, [CREATE]).invoke(START_INPUT)
+    pieces = [value[start : start + 6] for start in range(len(value) - 5)]
+    for shift in range(0, 24, 5):
+        fill = f"head -c {3980 + shift} /dev/zero | tr '\\0' x; printf %s \"$TOKEN\"; head -c 600000 /dev/zero | tr '\\0' x"
+        done = sandbox.execute_with_offload(fill, f"/root/kept{shift}", max_inline_bytes=1000)
+        assert done.offloaded
+        assert not [piece for piece in pieces if piece in done.response.output]
+        room = MAX_OUTPUT_BYTES - len(TRUNCATION_MSG)
+        long = f"head -c {room - 20 + shift} /dev/zero | tr '\\0' x; printf %s \"$TOKEN\"; head -c 1000 /dev/zero | tr '\\0' x"
+        sandbox.execute(f"{{ {long}; }} >/root/long{shift}.txt")
+        page = sandbox.read(f"/root/long{shift}.txt").file_data["content"]
+        assert len(page) > 500_000
+        assert not [piece for piece in pieces if piece in page]
