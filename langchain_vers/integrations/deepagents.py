@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from deepagents.backends.protocol import (
@@ -34,18 +34,18 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import on_io, run
-from langchain_vers.context import LANE_LABEL, THREAD_LABEL, BackendContext
-from langchain_vers.errors import BadInput, Gone
+from langchain_vers.context import BackendContext
+from langchain_vers.errors import BadInput
 from langchain_vers.integrations import deepagents_answers as answers
 from langchain_vers.integrations import deepagents_specs as specs
 from langchain_vers.integrations.deepagents_operations import Capture
 from langchain_vers.integrations.deepagents_place import Standing, SubAgents, standing
+from langchain_vers.integrations.deepagents_subagents import SubAgentMachine, delete_subagent_machines, subagent_machines
 from langchain_vers.toolkit import VersToolkit
 from langchain_vers.tools.adapter import Work, shower
 from langchain_vers.tools.base import Answer, ToolSpec
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place
-from langchain_vers.workers import NAME_LABEL
 
 _REMEMBERED = 256
 _CAPTURE_LIMIT = 10 * 1024 * 1024
@@ -54,21 +54,8 @@ _AT_ONCE = 8
 """Files that are transferred side by side."""
 
 
-@dataclass(frozen=True)
-class SubAgentMachine:
-    """The machine of a sub-agent that worked on a branch of its own.
-
-    Attributes:
-        name: the sub-agent's name.
-        vm_id: the VM, for `context.attach`, `vers_vm_use` and `vers_vm_copy`.
-        thread: the thread that it worked for.
-        state: as the platform says it, such as "running".
-    """
-
-    name: str
-    vm_id: str
-    thread: str
-    state: str
+Wanted = tuple[str, ToolSpec, dict[str, Any]]
+"""What is to be carried out, on behalf of which tool, with which arguments."""
 
 
 class VersSandbox(BaseSandbox):
@@ -110,6 +97,7 @@ class VersSandbox(BaseSandbox):
         self._bound: RunnableConfig | None = None
         self._id: str = self.context.home_vm or f"vers-{uuid.uuid4().hex[:12]}"
         self._changed = _Executions()
+        self._specs = specs.made()
 
     def __repr__(self) -> str:
         return f"VersSandbox({self._id!r})"
@@ -235,19 +223,19 @@ class VersSandbox(BaseSandbox):
 
     def upload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """Write files byte for byte, with the directories that they need; an answer for each, in their order."""
-        return [answers.uploaded(path, answer) for (path, _), answer in zip(files, self._carry_all(_uploads(files)), strict=True)]
+        return answers.uploaded(files, self._carry_all(self._uploads(files)))
 
     async def aupload_files(self, files: list[tuple[str, bytes]]) -> list[FileUploadResponse]:
         """See `upload_files`."""
-        return [answers.uploaded(path, answer) for (path, _), answer in zip(files, await self._acarry_all(_uploads(files)), strict=True)]
+        return answers.uploaded(files, await self._acarry_all(self._uploads(files)))
 
     def download_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """Files byte for byte, secrets included; an answer for each, in their order."""
-        return [answers.downloaded(path, answer) for path, answer in zip(paths, self._carry_all(_downloads(paths)), strict=True)]
+        return answers.downloaded(paths, self._carry_all(_downloads(paths)))
 
     async def adownload_files(self, paths: list[str]) -> list[FileDownloadResponse]:
         """See `download_files`."""
-        return [answers.downloaded(path, answer) for path, answer in zip(paths, await self._acarry_all(_downloads(paths)), strict=True)]
+        return answers.downloaded(paths, await self._acarry_all(_downloads(paths)))
 
     # --- sub-agents ---
 
@@ -258,11 +246,11 @@ class VersSandbox(BaseSandbox):
         Raises:
             VersError: the platform does not answer.
         """
-        return run(self._machines(config))
+        return run(subagent_machines(self.context, config))
 
     async def asubagent_machines(self, config: RunnableConfig | None = None) -> list[SubAgentMachine]:
         """See `subagent_machines`."""
-        return await on_io(self._machines(config))
+        return await on_io(subagent_machines(self.context, config))
 
     def delete_subagent_machines(
         self, config: RunnableConfig | None = None, *, names: Sequence[str] | None = None
@@ -274,39 +262,13 @@ class VersSandbox(BaseSandbox):
         Raises:
             VersError: the platform does not answer, or refuses.
         """
-        return run(self._delete_machines(config, names))
+        return run(delete_subagent_machines(self.context, config, names))
 
     async def adelete_subagent_machines(
         self, config: RunnableConfig | None = None, *, names: Sequence[str] | None = None
     ) -> list[SubAgentMachine]:
         """See `delete_subagent_machines`."""
-        return await on_io(self._delete_machines(config, names))
-
-    async def _machines(self, config: RunnableConfig | None) -> list[SubAgentMachine]:
-        thread = str(((config or {}).get("configurable") or {}).get("thread_id") or "")
-        vms = sorted(await (await self.context.client()).list_vms(), key=lambda vm: (vm.created_at, vm.vm_id))
-        found = [(vm, vm.labels or {}) for vm in vms]
-        return [
-            SubAgentMachine(labels[NAME_LABEL], vm.vm_id, labels.get(THREAD_LABEL, ""), str(vm.state))
-            for vm, labels in found
-            if NAME_LABEL in labels and LANE_LABEL in labels and labels.get(THREAD_LABEL, "") == thread
-        ]
-
-    async def _delete_machines(self, config: RunnableConfig | None, names: Sequence[str] | None) -> list[SubAgentMachine]:
-        client = await self.context.client()
-        deleted = []
-        for machine in await self._machines(config):
-            # Holders with a "#" are the sub-agents themselves.
-            threads = [holder for holder in self.context.attached_threads(machine.vm_id) if "#" not in (holder or "")]
-            if threads or (names is not None and machine.name not in names):
-                continue
-            try:
-                await client.delete_vm(machine.vm_id)
-            except Gone:
-                continue
-            self.context.forget_vm(machine.vm_id)
-            deleted.append(machine)
-        return deleted
+        return await on_io(delete_subagent_machines(self.context, config, names))
 
     # --- life ---
 
@@ -340,10 +302,13 @@ class VersSandbox(BaseSandbox):
         work, where, show = self._prepared(tool, spec, arguments)
         return self._done(tool, where, await work.acarry_out(show))
 
-    def _carry_all(self, wanted: list[tuple[str, ToolSpec, dict[str, Any]]]) -> list[Answer]:
+    def _uploads(self, files: list[tuple[str, bytes]]) -> list[Wanted]:
+        return [("upload", self._specs["write_file"], {"file_path": path, "content": content}) for path, content in files]
+
+    def _carry_all(self, wanted: list[Wanted]) -> list[Answer]:
         return [self._carry(tool, spec, **arguments) for tool, spec, arguments in wanted]
 
-    async def _acarry_all(self, wanted: list[tuple[str, ToolSpec, dict[str, Any]]]) -> list[Answer]:
+    async def _acarry_all(self, wanted: list[Wanted]) -> list[Answer]:
         if not self.context.policy.trivial:  # questions to a person come one after the other, always in the same order
             return [await self._acarry(tool, spec, **arguments) for tool, spec, arguments in wanted]
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -357,14 +322,14 @@ class VersSandbox(BaseSandbox):
         return [task.result() for task in tasks]
 
     def _prepared(self, tool: str, spec: ToolSpec | None, arguments: dict[str, Any]) -> tuple[Work, Standing, Callable[[str], None]]:
-        spec = spec or specs.SPECS[tool]
+        spec = spec or self._specs[tool]
         where = standing(tool, arguments, self._subagents, self._bound)
         place = where.place
         if tool == "glob" or self._changed.has(place):
             place = replace(place, together=None)  # a question would have the whole task repeated
         given = {name: value for name, value in arguments.items() if value is not None}
         return (
-            Work(spec, self.context, place, given, {**specs.SPECS, tool: spec}, by="model"),
+            Work(spec, self.context, place, given, {**self._specs, tool: spec}, by="model"),
             where,
             shower(tool, where.runtime, where.call_id),
         )
@@ -400,9 +365,5 @@ def _capturing(path: str, inline: int, limit: int | None) -> ToolSpec:
     return specs.execute_spec(Capture(path, inline, _CAPTURE_LIMIT if limit is None else limit))
 
 
-def _uploads(files: list[tuple[str, bytes]]) -> list[tuple[str, ToolSpec, dict[str, Any]]]:
-    return [("upload", specs.SPECS["write_file"], {"file_path": path, "content": content}) for path, content in files]
-
-
-def _downloads(paths: list[str]) -> list[tuple[str, ToolSpec, dict[str, Any]]]:
+def _downloads(paths: list[str]) -> list[Wanted]:
     return [("download", specs.DOWNLOAD, {"file_path": path}) for path in paths]

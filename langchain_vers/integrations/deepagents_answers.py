@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -105,13 +106,14 @@ def globbed(path: str | None, answer: Answer) -> GlobResult:
     return GlobResult(error=f"Path '{path or '.'}': {_why(answer)}") if answer.error else cast("GlobResult", _value(answer))
 
 
-def uploaded(path: str, answer: Answer) -> FileUploadResponse:
-    """Of one file of `upload_files`."""
-    return FileUploadResponse(path=path, error=_code(answer) if answer.error else None)
+def uploaded(files: Sequence[tuple[str, bytes]], found: Sequence[Answer]) -> list[FileUploadResponse]:
+    """Of `upload_files`."""
+    return [FileUploadResponse(path, _code(answer) if answer.error else None) for (path, _), answer in zip(files, found, strict=True)]
 
 
-def downloaded(path: str, answer: Answer) -> FileDownloadResponse:
-    """Of one file of `download_files`."""
-    if answer.error:
-        return FileDownloadResponse(path=path, error=_code(answer))
-    return FileDownloadResponse(path=path, content=cast("bytes", _value(answer).data))
+def downloaded(paths: Sequence[str], found: Sequence[Answer]) -> list[FileDownloadResponse]:
+    """Of `download_files`."""
+    return [
+        FileDownloadResponse(path, error=_code(answer)) if answer.error else FileDownloadResponse(path, _value(answer).data)
+        for path, answer in zip(paths, found, strict=True)
+    ]

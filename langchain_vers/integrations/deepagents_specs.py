@@ -1,7 +1,8 @@
 """What Deep Agents asks of a sandbox, as tools like those of `langchain_vers.tools`: the same gate, the same routing, the same primitives.
 
 To policies they have the names of those tools (`execute` is "bash", `glob` is "find"), and besides them `delete`. The operations are in
-`deepagents_operations.py` and `deepagents_searching.py`; what they give back for Deep Agents is in the artifact under `RESULT`.
+`deepagents_operations.py`, `deepagents_files.py` and `deepagents_searching.py`; what they give back for Deep Agents is in the artifact
+under `RESULT`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
+from langchain_vers.integrations import deepagents_files as files
 from langchain_vers.integrations import deepagents_operations as operations
 from langchain_vers.integrations import deepagents_searching as searching
 from langchain_vers.integrations.deepagents_operations import Capture
@@ -108,15 +110,20 @@ def grep_spec(excluded: tuple[str, ...]) -> ToolSpec:
     return _spec("grep", Grep, searching.grepping(excluded), _reach("read", name="path"))
 
 
-SPECS = {
-    "ls": _spec("ls", Path, searching.ls, _reach("read", name="path")),
-    "read_file": _spec("read", ReadFile, operations.read_file, _reach("read")),
-    "write_file": _spec("write", WriteFile, operations.write_file, _reach("write")),
-    "edit_file": _spec("edit", EditFile, operations.edit_file, _reach("read", "write")),
-    "delete": _spec("delete", FilePath, operations.delete, _reach("remove")),
-    "glob": _spec("find", Glob, searching.glob, _reach("read", name="path")),
-    "grep": grep_spec((".git",)),
-    "execute": execute_spec(),
-}
-"""The operations by the names of Deep Agents' tools."""
-DOWNLOAD = _spec("read", FilePath, operations.download, _reach("read"))
+def made() -> dict[str, ToolSpec]:
+    """The operations of one sandbox, by the names of Deep Agents' tools."""
+    known = files.Files()
+    return {
+        "ls": _spec("ls", Path, searching.ls, _reach("read", name="path")),
+        "read_file": _spec("read", ReadFile, known.read_file, _reach("read")),
+        "write_file": _spec("write", WriteFile, known.write_file, _reach("write")),
+        "edit_file": _spec("edit", EditFile, known.edit_file, _reach("read", "write")),
+        "delete": _spec("delete", FilePath, files.delete, _reach("remove")),
+        "glob": _spec("find", Glob, searching.glob, _reach("read", name="path")),
+        "grep": grep_spec((".git",)),
+        "execute": execute_spec(),
+    }
+
+
+DOWNLOAD = _spec("read", FilePath, files.download, _reach("read"))
+"""The operation of `download_files`, for one file."""

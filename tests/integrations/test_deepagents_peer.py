@@ -236,3 +236,39 @@ def test_no_python_is_run(tmp_path: Path) -> None:
         assert not (tmp_path / "used").exists()
         sandbox.execute("python3")
         assert (tmp_path / "used").read_text() == "python3\n"
+
+
+def test_what_is_known_of_a_file_may_be_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was just read or written is edited in one round trip, and never as it was when something else has changed it."""
+    reads: list[str] = []
+    read = LocalBackend.read
+
+    async def counted(self: LocalBackend, path: str, **options: Any) -> Any:
+        reads.append(path)
+        return await read(self, path, **options)
+
+    monkeypatch.setattr(LocalBackend, "read", counted)
+    file, path = tmp_path / "f", str(tmp_path / "f")
+    file.write_text("one\ntwo\n")
+    with VersSandbox(local=tmp_path) as sandbox:
+        assert sandbox.edit(path, "one", "1").occurrences == 1
+        assert len(reads) == 1
+        assert sandbox.edit(path, "two", "2").occurrences == 1
+        assert sandbox.write(path, "three\nthree\n").error is None
+        assert sandbox.edit(path, "three", "3", replace_all=True).occurrences == 2
+        assert len(reads) == 1
+        sandbox.read(path)
+        assert sandbox.edit(path, "3\n3", "four").occurrences == 1
+        assert len(reads) == 2
+        file.write_text("zero\nfour\n")  # behind its back
+        assert sandbox.edit(path, "four", "4").occurrences == 1
+        assert (len(reads), file.read_text()) == (3, "zero\n4\n")
+        sandbox.execute("printf 'other\\n' >f")
+        assert "not found" in str(sandbox.edit(path, "4", "5").error)
+        assert sandbox.edit(path, "zero", "5").error is not None
+        assert file.read_text() == "other\n"
+        assert sandbox.edit(path, "other", "another").occurrences == 1
+        file.unlink()
+        assert sandbox.edit(path, "another", "x").error == f"Error: File '{path}' not found"
+        file.mkdir()
+        assert "is a directory" in str(sandbox.edit(path, "another", "x").error)
