@@ -1,6 +1,6 @@
 # The same commands for people and for CI. A fresh machine needs Python 3.11 or newer with venv, and make.
 
-.PHONY: all help demo test test-full lint format docs bench clean
+.PHONY: all help demo test test-full deepagents-code lint format docs bench clean
 .DEFAULT_GOAL := help
 
 # The first Python that is new enough and really starts: a version manager's stand-ins are there and do not.
@@ -14,6 +14,7 @@ help:
 	@echo "make demo       install into $(VENV) and watch an agent work on a VM"
 	@echo "make test       install and run the tests (TEST=path for some of them)"
 	@echo "make test-full  the heavy matrix as well"
+	@echo "make deepagents-code  install Deep Agents' command line, for its test in make test"
 	@echo "make lint       ruff and strict mypy"
 	@echo "make format     ruff format and safe fixes"
 	@echo "make docs       render the pages and docstrings into docs/_build/html"
@@ -29,6 +30,14 @@ $(VENV)/.with-%: $(VENV)/.python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
+# The command line of Deep Agents wants versions of its own, so it has an environment of its own (432 MB), which only its test uses.
+CODE := $(VENV)/deepagents-code
+deepagents-code: $(CODE)/.ready
+$(CODE)/.ready: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m venv $(CODE)
+	$(CODE)/bin/pip install --quiet --disable-pip-version-check 'deepagents-code>=0.1.57,<0.2' --editable '.[deepagents,embedded]'
+	@touch $@
+
 demo: $(VENV)/.with-demo
 	$(BIN)/langchain-vers demo
 
@@ -36,7 +45,7 @@ TEST ?= tests
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not full" $(TEST)
 
-test-full: $(VENV)/.with-test $(VENV)/.with-docs
+test-full: $(VENV)/.with-test $(VENV)/.with-docs deepagents-code
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile full $(TEST)
 
 lint: $(VENV)/.with-lint

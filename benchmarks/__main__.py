@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from benchmarks import attempts, connections, gates, latency, machines, places, roundtrips, throughput, versions
+from benchmarks import attempts, connections, deepagents, gates, latency, machines, places, roundtrips, throughput, versions
 from benchmarks.rig import Row, rig
 
 PARTS = {
@@ -23,6 +23,7 @@ PARTS = {
     "policy": gates.measure,
     "versions": versions.measure,
     "attempts": attempts.measure,
+    "deepagents": deepagents.measure,
     "flood": throughput.flood,
 }
 REACHED = {True: "yes", False: "no", None: "not run"}

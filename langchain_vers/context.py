@@ -133,6 +133,8 @@ class BackendContext:
         self.registry = Registry()
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
+        self._lanes: weakref.WeakValueDictionary[str | None, asyncio.Lock] = weakref.WeakValueDictionary()
+        """Of the workers whose machines are being made."""
         self.savers: weakref.WeakSet[VersSaver] = weakref.WeakSet()
         """Those that version the machines of this context's threads."""
         self.policy = Policy.open() if policy is None else policy
@@ -191,7 +193,10 @@ class BackendContext:
         if place.lane and self.whereabouts.remembered(place.holder) is None:
             known = None if versions is None or place.position is None else versions.ledger.place(place.position)
             if known is None:
-                return await workers.branch(self, place, versions)
+                lock = self._lanes.setdefault(place.holder, asyncio.Lock())
+                async with lock:  # its first calls may come side by side
+                    if self.whereabouts.remembered(place.holder) is None:
+                        return await workers.branch(self, place, versions)
         return await self.whereabouts.at(place, versions)
 
     def versions_of(self, place: Place) -> Versions | None:

@@ -53,6 +53,9 @@ class Place:
     """The `vers_*` entries of the run's config."""
     recalled: tuple[str, Attachment] | None = None
     """The last earlier call in the conversation, and where it left the thread."""
+    since: frozenset[str] = frozenset()
+    """The ids of later calls whose answers do not say where they left the thread, such as those of tools that work by another package's
+    interface: what one of them has taught is newer than `recalled`."""
     siblings: frozenset[str] = frozenset()
     """The ids of all calls of the message: what one of them has taught is newer than `recalled`."""
     execution: object = None
@@ -93,7 +96,7 @@ def place_of(config: Mapping[str, Any], runtime: Any, call_id: str | None, moves
         facts["position"] = _position(thread, configurable, runtime, lane)
     messages = messages_of(getattr(runtime, "state", None))
     message = _message_with(call_id, messages)
-    facts["recalled"] = _recalled(messages, message)
+    facts["recalled"], facts["since"] = _recalled(messages, message)
     if message is None:
         return Place(thread, **facts)
     calls = message.tool_calls
@@ -151,8 +154,9 @@ def _position(thread: str, configurable: Mapping[str, Any], runtime: Any, lane: 
     )
 
 
-def _recalled(messages: Sequence[Any], message: Any) -> tuple[str, Attachment] | None:  # noqa: ANN401  # messages of any kind
-    """The last call before a message that says where it left the thread."""
+def _recalled(messages: Sequence[Any], message: Any) -> tuple[tuple[str, Attachment] | None, frozenset[str]]:  # noqa: ANN401  # messages of any kind
+    """The last call before a message that says where it left the thread, and the ids of those behind it that do not."""
+    silent: set[str] = set()
     before = messages if message is None else messages[: messages.index(message)]
     for answer in reversed(before):
         call_id, artifact = getattr(answer, "tool_call_id", ""), getattr(answer, "artifact", None)
@@ -161,10 +165,12 @@ def _recalled(messages: Sequence[Any], message: Any) -> tuple[str, Attachment] |
             call_id, artifact = facts.get("call_id"), facts.get("artifact")
         if isinstance(artifact, Mapping) and isinstance(artifact.get("attachment"), Mapping):
             try:
-                return str(call_id), Attachment.model_validate(artifact["attachment"])
+                return (str(call_id), Attachment.model_validate(artifact["attachment"])), frozenset(silent)
             except ValueError:
                 continue
-    return None
+        if call_id:
+            silent.add(str(call_id))
+    return None, frozenset(silent)
 
 
 def messages_of(state: object) -> Sequence[Any]:

@@ -79,7 +79,7 @@ class Whereabouts:
                 taught_by = self._calls.get(place.holder)
                 if told is not None:
                     self._calls[place.holder] = call  # what was said since is newer, for all calls of the message
-                elif taught_by != call and taught_by not in place.siblings:
+                elif taught_by != call and taught_by not in place.siblings and taught_by not in place.since:
                     self._remember(place.holder, attachment, call)
             return await self.last(place.holder)
         assert place.position is not None
@@ -102,7 +102,7 @@ class Whereabouts:
         found = self.remembered(place.holder)
         if versions is not None and place.position is not None:
             return versions.ledger.place(place.position) or (found if place.lane else None)
-        if place.recalled is not None and self._calls.get(place.holder) != place.recalled[0]:
+        if place.recalled is not None and self._calls.get(place.holder) not in {place.recalled[0], *place.since}:
             return place.recalled[1]
         return found
 

@@ -6,7 +6,10 @@ thread, named in the run's config, so that every call below it is routed to a br
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,15 +17,20 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.base import coerce_to_runnable
 
 from langchain_vers.attachment import Attachment
-from langchain_vers.errors import Conflict
+from langchain_vers.errors import Conflict, VersError
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
+    from langchain_vers.platform import VersClient
     from langchain_vers.turns import Place
     from langchain_vers.versions import Versions
 
 LANE = "vers_branch"
 """The entry of a run's `configurable` that names the lane."""
+NAME = "vers_branch_name"
+"""The entry that says what the worker of a lane is called; its machine then has that name as its label."""
+NAME_LABEL = "subagent"
+"""The label that tells which worker a machine was made for; other than by the package's own labels, a VM may be called by it."""
 
 
 def on_branch(worker: Runnable[Any, Any] | Any) -> Runnable[Any, Any]:  # noqa: ANN401  # whatever a node may be
@@ -64,14 +72,34 @@ async def branch(context: BackendContext, place: Place, versions: Versions | Non
     if versions is not None and own.position is not None and not source.shared:
         source = (await versions.arrive(own.position, source)).attachment
     assert source.machine_id is not None
-    if versions is None:
-        machine_id = (await client.branch_vm(source.machine_id))[0]
-    else:
-        async with versions.gate(source.machine_id).commit():
-            machine_id = (await client.branch_vm(source.machine_id))[0]
+    name = place.settings.get(NAME)
+    labels = {} if name is None else {**await context.labels(place), NAME_LABEL: str(name)}
+    gate = contextlib.nullcontext() if versions is None else versions.gate(source.machine_id).commit()
+    making = asyncio.ensure_future(_make(client, source.machine_id, gate, labels))
+    try:
+        machine_id = await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # The platform makes it all the same, and nobody is going to use it.
+        with contextlib.suppress(VersError):
+            await client.delete_vm(await making)
+        raise
     attachment = source.moved(machine_id=machine_id, commit=None)
     context.whereabouts.enter(place, versions, attachment)
     return attachment
+
+
+async def _make(client: VersClient, source: str, gate: AbstractAsyncContextManager[None], labels: dict[str, str]) -> str:
+    """A branch of a machine, with labels if there are any; without them it is not left behind."""
+    async with gate:
+        machine_id = (await client.branch_vm(source))[0]
+    try:
+        if labels:
+            await client.label_vm(machine_id, labels)
+    except BaseException:
+        with contextlib.suppress(VersError):
+            await client.delete_vm(machine_id)
+        raise
+    return machine_id
 
 
 def lane_of(configurable: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import pkgutil
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ DOCS = ROOT / "docs"
 PUBLIC_MODULES = (
     *("errors", "policy", "backends.base", "history", "gc", "platform.client", "platform.credentials", "platform.models"),
     *(f"testing.{path.stem}" for path in (ROOT / "langchain_vers/testing").glob("[a-z]*.py")),
-    *(f"integrations.{path.stem}" for path in (ROOT / "langchain_vers/integrations").glob("[a-z]*.py")),
+    *(f"integrations.{module.name}" for module in pkgutil.iter_modules([str(ROOT / "langchain_vers/integrations")])),
     *("machine", "branches", "golden_machines", "exploration"),
     # Those that are on their way.
     *(name for name in ("provision",) if find_spec(f"langchain_vers.{name}")),

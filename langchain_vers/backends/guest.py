@@ -25,6 +25,7 @@ import shlex
 from collections.abc import Sequence
 
 from langchain_vers.backends import guest_processes
+from langchain_vers.errors import BadInput
 
 _CHOOSER = 'if command -v bash >/dev/null 2>&1; then exec bash --norc -c "$1"; else exec sh -c "$1"; fi'
 
@@ -336,9 +337,16 @@ def preamble() -> bytes:
 
 
 def call(function: str, *words: str | int | None) -> bytes:
-    """The line that makes a waiting session run one of its functions. None is the empty word."""
+    """The line that makes a waiting session run one of its functions. None is the empty word.
+
+    Raises:
+        BadInput: a word has half of a surrogate pair.
+    """
     line = " ".join([f"__vers_{function}", *(quote("" if word is None else str(word)) for word in words)])
-    return line.encode("utf-8", "surrogateescape") + b"\n"
+    try:
+        return line.encode("utf-8", "surrogateescape") + b"\n"
+    except UnicodeEncodeError:
+        raise BadInput("the call contains half of a surrogate pair, which is no character; nothing was done: give whole ones") from None
 
 
 def guarded(line: bytes, version: str | None, owner: str, seconds: int, *, command: bool, after: int = 0) -> bytes:

@@ -78,7 +78,7 @@ class VersTool(StructuredTool):
         return place if place.message is not None else None
 
 
-class _Work:
+class Work:
     """One call on the caller's side: through the gate, then to the I/O thread."""
 
     def __init__(
@@ -88,6 +88,26 @@ class _Work:
         self._by: By = by
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""
+
+    def carry_out(self, show: Callable[[str], None]) -> Answer:
+        """Carry the call out, for sync callers; `show` gets its output while it runs, in the caller's thread.
+
+        Raises:
+            GraphInterrupt: a person is being asked.
+        """
+        answer = io.run_relayed(self.start(self.ruling()), show)
+        if isinstance(answer, Verdict):
+            answer = io.run_relayed(self.start(self.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
+        return answer
+
+    async def acarry_out(self, show: Callable[[str], None]) -> Answer:
+        """See `carry_out`."""
+        answer = await io.on_io_relayed(self.start(await self.aruling()), show)
+        if isinstance(answer, Verdict):
+            answer = await io.on_io_relayed(self.start(self.asked(answer)), show)
+        assert isinstance(answer, Answer)  # it has a ruling
+        return answer
 
     def start(self, ruling: Ruling | None) -> Callable[[Callable[[str], None]], Coroutine[Any, Any, Answer | Verdict]]:
         """What is to run on the I/O thread, given a way to show output. Without a ruling the policy is asked there, and the outcome may be
@@ -167,11 +187,11 @@ def build(
     calls they are, for the policy.
     """
 
-    def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> tuple[_Work, Callable[[str], None]]:
+    def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> tuple[Work, Callable[[str], None]]:
         """The work, and what shows its output on the caller's side."""
         call_id = _call_id.get()
         place = place_of(config or {}, runtime, call_id, moves)
-        return _Work(spec, context, place, arguments, specs or {spec.name: spec}, by=by), _shower(spec.name, runtime, call_id)
+        return Work(spec, context, place, arguments, specs or {spec.name: spec}, by=by), shower(spec.name, runtime, call_id)
 
     # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
@@ -182,11 +202,7 @@ def build(
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
         work, show = prepare(config, runtime, arguments)
-        answer = io.run_relayed(work.start(work.ruling()), show)
-        if isinstance(answer, Verdict):
-            answer = io.run_relayed(work.start(work.asked(answer)), show)
-        assert isinstance(answer, Answer)  # it has a ruling
-        return _finish(spec, answer, callbacks)
+        return _finish(spec, work.carry_out(show), callbacks)
 
     async def coroutine(
         *,
@@ -196,11 +212,7 @@ def build(
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
         work, show = prepare(config, runtime, arguments)
-        answer = await io.on_io_relayed(work.start(await work.aruling()), show)
-        if isinstance(answer, Verdict):
-            answer = await io.on_io_relayed(work.start(work.asked(answer)), show)
-        assert isinstance(answer, Answer)  # it has a ruling
-        return _finish(spec, answer, callbacks)
+        return _finish(spec, await work.acarry_out(show), callbacks)
 
     tool = VersTool(
         name=spec.name,
@@ -227,8 +239,8 @@ def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | Non
     return message, answer.artifact
 
 
-def _shower(name: str, runtime: ToolRuntime | None, call_id: str | None) -> Callable[[str], None]:
-    """Shows output on the stream modes "tools" and "custom"; called in the caller's own thread and context."""
+def shower(name: str, runtime: ToolRuntime | None, call_id: str | None) -> Callable[[str], None]:
+    """What shows output on the stream modes "tools" and "custom"; called in the caller's own thread and context."""
 
     def show(delta: str) -> None:
         if runtime is not None:

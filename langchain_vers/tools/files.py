@@ -99,7 +99,7 @@ async def _whole(backend: Backend, path: str, cwd: str | None, found: FileRead) 
 
 
 async def write(call: Call, *, path: str, content: str) -> Answer:
-    data = _encoded(content, "content")
+    data = encoded(content, "content")
     async with call.changing() as route:
         where, cwd = route.locate(path)
         await route.backend.write(where, data, cwd=cwd)
@@ -169,7 +169,12 @@ def display(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\n", "␊").replace("\r", "␍")
 
 
-def _encoded(text: str, what: str) -> bytes:
+def encoded(text: str, what: str) -> bytes:
+    """A text as UTF-8; `what` names it in the error.
+
+    Raises:
+        BadInput: it has half of a surrogate pair.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -41,6 +41,8 @@ class Search:
     context: int = 0
     glob: str | None = None
     limit: int = 100
+    ignored: bool = False
+    """Whether files that `.gitignore` excludes are searched, too."""
 
     def __post_init__(self) -> None:
         if "\n" in self.pattern or "\0" in self.pattern:
@@ -71,6 +73,8 @@ class Found:
     """Whether all of the output is there; False if it was cut at `OUTPUT_LIMIT`."""
     error: str | None = None
     """What the program said, if it refused the pattern."""
+    one_file: bool = False
+    """Whether what was searched is a file, and the matches have its name."""
 
 
 def rg_command(search: Search, target: str = ".") -> str:
@@ -87,6 +91,8 @@ def rg_command(search: Search, target: str = ".") -> str:
         "--encoding=none", "--no-mmap", "--sort=path", f"--max-columns={LINE_BYTES}", "--max-columns-preview",
         f"--max-count={search.limit + 1}", f"--context={search.context}",
     ]  # fmt: skip
+    if search.ignored:
+        options.append("--no-ignore-vcs")
     if search.literal:
         options.append("--fixed-strings")
     if search.ignore_case:
@@ -136,7 +142,7 @@ def grep_command(search: Search, *, grep: str = "grep") -> str:
         f"LC_ALL=C.UTF-8; export LC_ALL; a=; if echo x | {grep} -a x >/dev/null 2>&1; then a=-a; fi; "
         f"{{ echo x | {grep} {what.removesuffix(' --')} >/dev/null; s=$?; if [ $s -lt 2 ]; then s=0; "
         f"xargs -0 {grep} -l -s $a {what} | while IFS= read -r f; do "
-        'if tr -d "\\000" <"$f" | cmp -s - "$f"; then '
+        'if [ "$(tr -d "\\000" <"$f" | wc -c)" -eq "$(wc -c <"$f")" ]; then '
         "printf '\\0file %s\\0\\n' \"$f\" 2>/dev/null || break; "
         f'{grep} -n $a -m {search.limit + 1} -C {search.context} {what} "$f" | cut -b 1-{LINE_BYTES + 20}; '
         f'fi; done; fi; {_EXIT} "$s" 2>/dev/null; }} 2>&1 | head -c {OUTPUT_LIMIT}'

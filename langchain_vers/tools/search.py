@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -23,6 +24,7 @@ SECONDS = 120.0
 _MOST_FILES = 200_000
 _NO_RG = b"\0norg\0"
 _NO_PATH = b"\0nopath\0"
+_ONE_FILE = b"\0file\0"
 
 
 class Find(Arguments):
@@ -76,7 +78,7 @@ async def grep(
     )
     route = await call.route()
     where, cwd = route.locate(path or ".")
-    found = await _search(route.backend, search, where, cwd)
+    found = await find_matches(route.backend, search, where, cwd)
     call.context.note(call.place, route)
     if found.error:
         raise BadInput(f"the pattern {pattern!r} was refused: {found.error}")
@@ -96,8 +98,13 @@ async def grep(
     return Answer(text, {"path": path or ".", "matches": formatted.shown, "truncated": formatted.truncated or len(shown) < len(lines)})
 
 
-async def _search(backend: Backend, search: Search, path: str, cwd: str | None) -> Found:
-    """With ripgrep in one round trip where the machine has it, else with its grep on a list of files."""
+async def find_matches(backend: Backend, search: Search, path: str, cwd: str | None) -> Found:
+    """What a search finds below a directory, or in one file: with ripgrep in one round trip where the machine has it, else with its grep on
+    a list of files.
+
+    Raises:
+        BadInput: the path has a NUL, or the search took too long. Missing: there is no such path.
+    """
     if "\0" in path:
         raise BadInput(f"the path {path!r} contains a NUL character, which no file name can; remove it")
     folder, name = posixpath.split(path.rstrip("/")) if path.rstrip("/") else ("/", "")
@@ -105,24 +112,27 @@ async def _search(backend: Backend, search: Search, path: str, cwd: str | None) 
         f"p={shlex.quote(path)}\n"
         "if ! command -v rg >/dev/null 2>&1; then printf '\\0norg\\0'\n"
         f'elif [ -d "$p" ]; then cd -- "$p" && {rg_command(search)}\n'
-        f'elif [ -f "$p" ]; then cd -- {shlex.quote(folder or ".")} && {rg_command(search, name)}\n'
+        f"elif [ -f \"$p\" ]; then cd -- {shlex.quote(folder or '.')} && printf '\\0file\\0' && {rg_command(search, name)}\n"
         "else printf '\\0nopath\\0'; fi"
     )
     result = await backend.exec(script, cwd=cwd, timeout=SECONDS)
     if result.tail == _NO_PATH:
         raise Missing(f"{path} does not exist; check the path with ls")
     if result.tail != _NO_RG:
-        return parse_rg(await _taken(backend, result))
-    if (await backend.stat(path, cwd=cwd)).kind == "file":
+        output = await _taken(backend, result)
+        return replace(parse_rg(output.removeprefix(_ONE_FILE)), one_file=output.startswith(_ONE_FILE))
+    one_file = (await backend.stat(path, cwd=cwd)).kind == "file"
+    if one_file:
         files, start = [name], folder or "."
     else:
-        scan = await backend.scan(path, cwd=cwd, recursive=True, ignored=False, limit=_MOST_FILES)
+        scan = await backend.scan(path, cwd=cwd, recursive=True, ignored=search.ignored, limit=_MOST_FILES)
         files, start = [entry.path for entry in scan.entries if entry.kind == "file"], path
     if search.glob is not None:
         picks = compile_glob(search.glob)
         files = [file for file in files if picks(file)]
     command = f"cd -- {shlex.quote(start)} && {grep_command(search)}"
-    return parse_grep(await _taken(backend, await backend.exec(command, cwd=cwd, stdin=grep_input(files), timeout=SECONDS)))
+    output = await _taken(backend, await backend.exec(command, cwd=cwd, stdin=grep_input(files), timeout=SECONDS))
+    return replace(parse_grep(output), one_file=one_file)
 
 
 async def _taken(backend: Backend, result: ExecResult) -> bytes:

@@ -18,6 +18,14 @@ from langchain_vers._io import run
 from langchain_vers.backends.vers import VersBackend
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the full run what a class does not name in its `sample`, if it has one."""
+    for item in items:
+        sample = getattr(getattr(item, "cls", None), "sample", None)
+        if sample is not None and getattr(item, "originalname", "") not in sample:
+            item.add_marker(pytest.mark.full)
+
+
 @pytest.fixture(scope="session")
 def network() -> Iterator[NetworkThread]:
     """The thread in which relays and TLS fronts run."""
