@@ -8,8 +8,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import pkgutil
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -30,10 +30,16 @@ from langchain_vers import errors
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+APART = "deepagents_code"
+"""Can be imported beside the command line of Deep Agents only, which has an environment of its own."""
 PUBLIC_MODULES = (
     *("errors", "policy", "backends.base", "history", "gc", "platform.client", "platform.credentials", "platform.models"),
     *(f"testing.{path.stem}" for path in (ROOT / "langchain_vers/testing").glob("[a-z]*.py")),
-    *(f"integrations.{module.name}" for module in pkgutil.iter_modules([str(ROOT / "langchain_vers/integrations")])),
+    *(
+        f"integrations.{module.name}"
+        for module in pkgutil.iter_modules([str(ROOT / "langchain_vers/integrations")])
+        if module.name != APART
+    ),
     *("machine", "branches", "golden_machines", "exploration"),
     # Those that are on their way.
     *(name for name in ("provision",) if find_spec(f"langchain_vers.{name}")),
