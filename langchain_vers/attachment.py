@@ -37,3 +37,5 @@ class Attachment(BaseModel):
 
 HERE = Attachment(backend="local")
 """Where every thread begins that is given no machine: this one."""
+PROMISED = Attachment(backend="vers")
+"""Where every thread begins that is to have a machine of its own: on that, before it is made (see `provision`)."""

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from langchain_vers import naming, status, workers
 from langchain_vers._io import io, on_io, run
 from langchain_vers.asking import Rounds
-from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.attachment import HERE, PROMISED, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.environment import Environment, Secret
 from langchain_vers.backends.gate import Gate
@@ -42,6 +42,7 @@ from langchain_vers.mount_changes import Change
 from langchain_vers.mounts import CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
+from langchain_vers.provision import Provision, Provisions
 from langchain_vers.redaction import Redactor
 from langchain_vers.route import Route
 from langchain_vers.trunk import Account
@@ -74,6 +75,9 @@ class BackendContext:
 
     Args:
         vm: id, unique prefix, label or alias of a VM that every thread is attached to from the start.
+        provision: what machine each thread has of its own, made for the first call that needs one (see `provision`): True for a new VM; a
+            commit's id or name, a tag, or `repo:tag` for one that is restored from it; or a function that is given the thread's id and
+            gives a VM's. A thread that was promised one never works on this machine, unless it goes there on purpose.
         local: whether calls of threads without a machine may run on this one; a path makes that the directory where they start.
         shared_folder: the folder of this machine that `vers_vm_copy` may use where `local` is False.
         api_key: the platform's key, or a function that gives it; default: `VERS_API_KEY`, then `~/.vers`. If there is none and no server
@@ -98,6 +102,7 @@ class BackendContext:
         self,
         *,
         vm: str | None = None,
+        provision: Provision = None,
         local: bool | str | os.PathLike[str] = True,
         shared_folder: str | os.PathLike[str] | None = None,
         api_key: str | SecretStr | Callable[[], str] | None = None,
@@ -128,6 +133,7 @@ class BackendContext:
         """What is held open, with other contexts of the same account. To be used on the I/O thread."""
         self.home_vm = vm
         """The name of the VM that every thread is attached to from the start."""
+        self.provisions = Provisions(provision, vm)
         self.local = LocalBackend(None if isinstance(local, bool) else local)
         self.whereabouts = Whereabouts(self.beginning, self._is_beginning)
         self.registry = Registry()
@@ -150,10 +156,14 @@ class BackendContext:
 
         Raises:
             Denied: the thread has no machine, and local work is not allowed.
+            VersError: the machine that it was promised could not be made (see `provision`).
             Conflict: an earlier call of the same message was to move the thread, and did not; or the machine is another process's; or it
                 has something else where a mounted folder is to be.
             Gone: the machine, or the commit that it would be restored from, does not exist any more.
         """
+        attachment = attachment or await self.attachment_at(place)
+        if attachment == PROMISED:
+            attachment = await self.provisions.settle(self, place)
         route = await self.way(place, attachment)
         name = route.attachment.backend
         if self.mounts.missing(name, route.backend):
@@ -190,14 +200,24 @@ class BackendContext:
 
     async def _found(self, place: Place) -> Attachment:
         versions = self.versions_of(place)
-        if place.lane and self.whereabouts.remembered(place.holder) is None:
-            known = None if versions is None or place.position is None else versions.ledger.place(place.position)
-            if known is None:
-                lock = self._lanes.setdefault(place.holder, asyncio.Lock())
-                async with lock:  # its first calls may come side by side
-                    if self.whereabouts.remembered(place.holder) is None:
-                        return await workers.branch(self, place, versions)
+        if place.lane and self._owes_branch(place, versions):
+            async with self.provisions.making(place.holder):  # the calls of its first message come side by side
+                if self._owes_branch(place, versions):
+                    return await workers.branch(self, place, versions)
         return await self.whereabouts.at(place, versions)
+
+    def _owes_branch(self, place: Place, versions: Versions | None) -> bool:
+        """Whether the machine of a worker is still to be made."""
+        if self.whereabouts.remembered(place.holder) is not None:
+            return False
+        return versions is None or place.position is None or versions.ledger.place(place.position) is None
+
+    def provided(self, place: Place, attachment: Attachment) -> None:
+        """The machine that a thread was promised is there: what its calls find from now on, unless it has gone elsewhere meanwhile."""
+        versions = self.versions_of(place)
+        self._turns.keep_promise(place, attachment)
+        if self.whereabouts.begins(place, versions):
+            self.whereabouts.move(place, versions, attachment)
 
     def versions_of(self, place: Place) -> Versions | None:
         """What keeps the versions of the thread's machine; None if its graph's checkpointer is no `VersSaver`.
@@ -234,16 +254,18 @@ class BackendContext:
         return await self.backend_of(attachment)
 
     async def attachment(self, thread: str | None) -> Attachment:
-        """Where a thread was last; its backend is "local" as long as the thread has no machine."""
+        """Where a thread was last: on "local" as long as it has no machine, on "vers" without an id as long as its own is not made."""
         return await self.whereabouts.last(thread)
 
     async def beginning(self) -> Attachment:
-        """Where threads begin."""
+        """Where threads begin; `PROMISED` if that is a machine of their own, which is made when it is needed."""
         if self.home_vm is None:
-            return HERE
+            return PROMISED if self.provisions else HERE
         return Attachment(backend="vers", machine_id=await self.resolve_vm(self.home_vm))
 
     def _is_beginning(self, attachment: Attachment) -> bool:
+        if self.provisions:
+            return attachment == PROMISED
         here = attachment == HERE or (attachment.backend == "local" and attachment == HERE.moved(cwd=self.local.home))
         return here and self.home_vm is None
 
@@ -261,6 +283,8 @@ class BackendContext:
                     "create one with vers_vm_create or attach to one with vers_vm_use"
                 )
             return self.local
+        if attachment == PROMISED:
+            raise Gone("this thread has no machine yet: one of its own is made for the first call that works on it")
         if attachment.backend == "vers" and attachment.machine_id is not None:
             return await self.machine(attachment.machine_id, attachment.host_key)
         return await self.registry.backend(attachment.backend, attachment.machine_id)
@@ -548,7 +572,9 @@ class BackendContext:
         self.whereabouts.tell(_thread(config), HERE)
 
     def attached(self, config: RunnableConfig | None = None) -> Attachment:
-        """A thread's attachment as it is now (or that of the worker whose config it is); its backend is "local" if it has no machine."""
+        """A thread's attachment as it is now (or that of the worker whose config it is): on "local" if it has no machine, on "vers" without
+        an id if its own is not made yet.
+        """
         return run(self.attachment(_holder(config)))
 
     def status(self, config: RunnableConfig | None = None) -> str:

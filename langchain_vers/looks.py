@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.runnables import RunnableConfig
 
-from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.attachment import HERE, PROMISED, Attachment
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.stamps import Stamp
 from langchain_vers.errors import BadInput, Gone, VersError
@@ -74,9 +74,9 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
 
 @asynccontextmanager
 async def machine_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> AsyncIterator[Look | None]:
-    """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one. Coroutine of the I/O thread.
+    """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one, or not made yet.
 
-    `found` is what `recorded` has said.
+    Coroutine of the I/O thread. `found` is what `recorded` has said.
 
     Raises:
         Gone: the machine does not exist any more, and was in no commit.
@@ -84,7 +84,10 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
     """
     if is_running(config):
         place = place_of(config or {}, None, None, lambda name, arguments: False)
-        route = await context.way(place)
+        if (attachment := await context.attachment_at(place)) == PROMISED:
+            yield None
+            return
+        route = await context.way(place, attachment)
 
         @asynccontextmanager
         async def changing() -> AsyncIterator[Backend]:
@@ -104,7 +107,7 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
             async with _restored(context, saver.versions, key, step) as (made, backend):
                 yield Look(made, backend, _as_it_is(backend), passing=True)
             return
-    if attachment.backend == HERE.backend:
+    if attachment.backend == HERE.backend or attachment == PROMISED:
         yield None
         return
     backend = await context.backend_of(attachment)

@@ -16,6 +16,7 @@ from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import io
 from langchain_vers.asking import Verdict, ask, refusal
+from langchain_vers.attachment import PROMISED
 from langchain_vers.backends import real_paths
 from langchain_vers.backends.base import Backend
 from langchain_vers.backends.premises import Ground, Premises, Spot, seeming
@@ -87,6 +88,8 @@ async def judge(
     accesses: list[Access] = []
     for at in dict.fromkeys(spot.at for spot in spots):
         backend, start = await _backend(context, place, at or ("vm" if elsewhere else ""), machine, cwd)
+        if not at and attachment == PROMISED and not elsewhere:
+            machine = replace(machine, machine_id=backend.machine_id)
         there = machine if at == "" else Machine(backend.name, backend.machine_id)
         here = _Asked([spot for spot in spots if spot.at == at])
         ground = await real_paths.look_up(backend, start, here.spots)
@@ -115,7 +118,7 @@ async def _judged_here(context: BackendContext, place: Place, request: Request, 
             return None
         ground = guess[0]
     premises = None if guess is None or guess[0].real != ground.real else guess[1]
-    accesses, machine = asked.accesses(ground, request.machine)
+    accesses, machine = asked.accesses(ground, replace(request.machine, machine_id=route.attachment.machine_id))
     request = replace(request, machine=machine, cwd=route.cwd or machine.start, accesses=tuple(accesses))
     return Verdict(context.policy.decide(request), request, premises)
 

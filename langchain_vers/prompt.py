@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage, SystemMessage
 
-from langchain_vers.attachment import Attachment
+from langchain_vers.attachment import PROMISED, Attachment
 
 Message = TypeVar("Message", bound=BaseMessage)
 COMMANDS = (
@@ -38,6 +38,8 @@ def describe(
     """
     if at is None:
         text = "Your tools work on a machine of your own, a copy of the conversation's, which is made for your first call."
+    elif at == PROMISED:
+        text = "Your tools work on a machine of your own, which is made for your first call, and not on the user's own machine."
     elif at.backend == "local":
         if not local_allowed:
             text = "No machine is attached yet: make one with vers_vm_create, or go to one with vers_vm_use."

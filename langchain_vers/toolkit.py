@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.tools import BaseTool, BaseToolkit
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, SkipValidation, ValidationError
 
 from langchain_vers.backends.environment import Environment
 from langchain_vers.backends.paths import Mount
@@ -19,6 +19,7 @@ from langchain_vers.backends.vers import Transport
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.policy import Policy
+from langchain_vers.provision import Provision
 from langchain_vers.tools import files, machines, search, shell
 from langchain_vers.tools.adapter import build
 from langchain_vers.tools.base import ToolSpec
@@ -45,6 +46,7 @@ class VersToolkit(BaseToolkit):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     vm: str | None = None
+    provision: Annotated[Provision, SkipValidation] = None
     local: bool | str | os.PathLike[str] = True
     tools: Sequence[str] | None = None
     shared_folder: str | os.PathLike[str] | None = None
@@ -65,6 +67,7 @@ class VersToolkit(BaseToolkit):
         self,
         *,
         vm: str | None = None,
+        provision: Provision = None,
         local: bool | str | os.PathLike[str] = True,
         tools: Sequence[str] | None = None,
         shared_folder: str | os.PathLike[str] | None = None,
@@ -82,6 +85,7 @@ class VersToolkit(BaseToolkit):
     ) -> None:
         options: dict[str, Any] = {
             "vm": vm,
+            "provision": provision,
             "local": local,
             "tools": tools,
             "shared_folder": shared_folder,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from langchain_vers.attachment import Attachment
+from langchain_vers.attachment import PROMISED, Attachment
 from langchain_vers.errors import Conflict
 from langchain_vers.steps import Key, Position, depth, task_below
 
@@ -201,6 +201,8 @@ class _Turn:
     base: Attachment | None = None
     """Where the thread was before the message; learnt from the first call that knows it, which is always before any move."""
     moves: dict[int, _Move] = field(default_factory=dict)
+    kept: tuple[object, Attachment] | None = None
+    """What the promise of a machine has become for the message's calls, and the run in which."""
 
     def move(self, index: int) -> _Move:
         return self.moves.setdefault(index, _Move())
@@ -240,7 +242,24 @@ class Turns:
             if move.result is None:
                 raise Conflict(_FAILED)
             found = move.result
+        if found == PROMISED:
+            found = self._kept(turn, place, current)
         return current if found.same_machine(current) else found
+
+    def _kept(self, turn: _Turn, place: Place, current: Attachment) -> Attachment:
+        """The machine that calls work on which stand where the thread has only been promised one; the promise if it is not made yet."""
+        run = None if place.position is None else place.position.run
+        if turn.kept is not None and turn.kept[0] is run:
+            return turn.kept[1]
+        if current == PROMISED or any(current.same_machine(move.result) for move in turn.moves.values()):
+            return PROMISED
+        turn.kept = run, current  # a call of another message was first
+        return current
+
+    def keep_promise(self, place: Place, attachment: Attachment) -> None:
+        """A call has made the machine that the thread was promised."""
+        if place.message is not None:
+            self._turn(place).kept = None if place.position is None else place.position.run, attachment
 
     def begin_move(self, place: Place, current: Attachment) -> None:
         """A call that may move the thread has begun."""

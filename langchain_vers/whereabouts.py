@@ -89,7 +89,7 @@ class Whereabouts:
         found = versions.ledger.place(place.position)
         if found is None:
             found = await (self._default() if not place.lane else self.last(place.holder))
-            if found != HERE:
+            if not self._is_default(found):
                 versions.ledger.note(place.position, found)
         self._remember(place.holder, found, place.call_id)
         return found
@@ -105,6 +105,12 @@ class Whereabouts:
         if place.recalled is not None and self._calls.get(place.holder) not in {place.recalled[0], *place.since}:
             return place.recalled[1]
         return found
+
+    def begins(self, place: Place, versions: Versions | None) -> bool:
+        """Whether a thread is still where threads begin."""
+        if versions is not None and place.position is not None:
+            return versions.ledger.place(place.position) is None
+        return place.holder not in self._remembered
 
     def move(self, place: Place, versions: Versions | None, attachment: Attachment) -> None:
         """A call moves its thread."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.base import coerce_to_runnable
 
-from langchain_vers.attachment import Attachment
+from langchain_vers.attachment import PROMISED, Attachment
 from langchain_vers.errors import Conflict, VersError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ async def branch(context: BackendContext, place: Place, versions: Versions | Non
     """
     own = replace(place, lane="", position=None if place.position is None else replace(place.position, lane=""))
     source = await context.whereabouts.at(own, versions)
+    if source == PROMISED:
+        source = await context.provisions.settle(context, own)
     if source.backend != "vers" or source.machine_id is None:
         raise Conflict(
             "this worker is to run on a branch of the thread's machine, and the thread has no VM; make one before the worker starts"

@@ -76,6 +76,7 @@ class Call:
         self.attachment = await self.context.attachment_at(self.place)
         self.taken = await self.context.route(self.place, self.attachment)
         self.attachment = self.taken.attachment
+        self.context.provisions.taken(self.place)
         return self._expecting(self.taken)
 
     def _expecting(self, route: Route) -> Route:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from langchain_vers import idle
-from langchain_vers.attachment import HERE, Attachment
+from langchain_vers.attachment import HERE, PROMISED
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.naming import short_id
-from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
+from langchain_vers.platform import VersClient, VmCreateVmConfig
+from langchain_vers.provision import answering, not_left_behind, restored
 from langchain_vers.request import Reach
 from langchain_vers.route import Route
 from langchain_vers.tools import transfer
@@ -26,7 +27,6 @@ from langchain_vers.tools.base import Answer, Arguments, Call, ToolSpec
 from langchain_vers.tools.output import format_size
 from langchain_vers.tools.shell import describe, run_command
 
-BOOT_SECONDS = 120.0
 LINEAGE_CALLS = 8
 """How many VMs are asked for their lineage at once."""
 
@@ -133,8 +133,8 @@ async def vm_create(
         wanted = {**await call.context.labels(call.place), **(labels or {})}
         config = VmCreateVmConfig(vcpu_count=vcpu_count, mem_size_mib=mem_size_mib, fs_size_mib=fs_size_mib, labels=wanted or None)
         vm_id = await client.create_vm(config, wait_boot=True)
-        async with _not_left_behind(call.context, client, [vm_id]):
-            attachment = await _answering(call.context, client, vm_id)
+        async with not_left_behind(call.context, client, [vm_id]):
+            attachment = await answering(call.context, client, vm_id)
         if attach:
             set_to(attachment)
     return Answer(f"Created VM {vm_id}" + (" and attached to it" if attach else ""), _facts(vm_id, attached=attach))
@@ -148,7 +148,7 @@ async def vm_use(call: Call, *, vm_id: str) -> Answer:
         resumed = vm.state in {"paused", "sleeping"}
         if resumed:
             await idle.set_state(client, vm_id, "running")
-        set_to(await _answering(call.context, client, vm_id))
+        set_to(await answering(call.context, client, vm_id))
     return Answer(
         f"Attached to VM {vm_id}" + (", which was resumed" if resumed else ""), {**_facts(vm_id, attached=True), "resumed": resumed}
     )
@@ -169,13 +169,13 @@ async def vm_local(call: Call) -> Answer:
     async with call.context.moving(call.place) as set_to:
         if not call.context.local_allowed:
             raise Denied("work on this machine is not allowed here; stay on the VM, or attach to another with vers_vm_use")
-        left = (await call.context.attachment_at(call.place)).machine_id
+        before = await call.context.attachment_at(call.place)
+        left = before.machine_id
         set_to(HERE)
-    text = (
-        f"Detached from VM {left}, which goes on running; commands now run on the user's machine"
-        if left
-        else "Commands already run on the user's machine"
-    )
+    if left:
+        text = f"Detached from VM {left}, which goes on running; commands now run on the user's machine"
+    else:
+        text = f"Commands {'already' if before.backend == HERE.backend else 'now'} run on the user's machine"
     return Answer(text, {"backend": "local", "machine_id": None, "left": left})
 
 
@@ -185,10 +185,10 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
         client = await call.context.client()
         async with call.context.resting(source):
             ids = await client.branch_vm(source, count=count)
-        async with _not_left_behind(call.context, client, ids):
+        async with not_left_behind(call.context, client, ids):
             await _label(call, client, ids)
             if attach:
-                attachment = await _answering(call.context, client, ids[0])
+                attachment = await answering(call.context, client, ids[0])
         if attach:
             set_to(attachment)
     text = f"Branched VM {source} into {', '.join(ids)}" + (f"; attached to {ids[0]}" if attach else "")
@@ -207,10 +207,10 @@ async def vm_commit(call: Call, *, vm_id: str | None = None, name: str | None = 
 async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answer:
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
-        vm_id = await _restored(client, commit_id.strip())
-        async with _not_left_behind(call.context, client, [vm_id]):
+        vm_id = await restored(client, commit_id.strip())
+        async with not_left_behind(call.context, client, [vm_id]):
             await _label(call, client, [vm_id])
-            attachment = await _answering(call.context, client, vm_id)
+            attachment = await answering(call.context, client, vm_id)
         if attach:
             set_to(attachment)
     text = f"Restored {commit_id} as VM {vm_id}" + (" and attached to it" if attach else "")
@@ -297,6 +297,8 @@ async def _named(call: Call, vm_id: str | None) -> str:
     if vm_id is not None:
         return await call.context.resolve_vm(vm_id)
     own = await call.context.attachment_at(call.place)
+    if own == PROMISED:
+        own = (await call.route()).attachment
     if own.backend != "vers" or own.machine_id is None:
         raise BadInput("no VM is attached to this thread; give vm_id (vers_vms lists them)")
     return own.machine_id
@@ -310,55 +312,10 @@ async def _chosen(call: Call, vm_id: str | None) -> str:
     return (await call.route()).attachment.machine_id or chosen
 
 
-async def _answering(context: BackendContext, client: VersClient, vm_id: str) -> Attachment:
-    """Wait until a VM runs and answers a command; its attachment, with the host key that it showed."""
-    await client.wait_until_running(vm_id, deadline=BOOT_SECONDS)
-    backend = await context.machine(vm_id)
-    result = await backend.exec("pwd", timeout=30.0)
-    return Attachment(backend="vers", machine_id=vm_id, cwd=result.cwd, host_key=backend.host_key)
-
-
 async def _label(call: Call, client: VersClient, vm_ids: Sequence[str]) -> None:
     """Say whose the machines are that were just made: those of a thread go with it."""
     if labels := await call.context.labels(call.place):
         await asyncio.gather(*(client.label_vm(vm_id, labels) for vm_id in vm_ids))
-
-
-async def _restored(client: VersClient, ref: str) -> str:
-    if not ref:
-        raise BadInput("the commit id is empty; give a commit id, a tag, or repo:tag")
-    if ":" in ref:
-        return await client.restore_vm(ref=ref)
-    if len(ref) == 36 and ref.count("-") == 4:
-        return await client.restore_vm(commit_id=ref)
-    commits = [commit.commit_id for commit in await _commits(client) if commit.name == ref or commit.commit_id.startswith(ref)]
-    if len(commits) == 1:
-        return await client.restore_vm(commit_id=commits[0])
-    if commits:
-        raise BadInput(f"{ref!r} means {len(commits)} commits; give the whole commit id")
-    return await client.restore_vm(tag_name=ref)
-
-
-async def _commits(client: VersClient) -> list[CommitInfo]:
-    found: list[CommitInfo] = []
-    while True:
-        page = await client.list_commits(limit=100, offset=len(found))
-        found += page.commits
-        if not page.commits or len(found) >= page.total:
-            return found
-
-
-@asynccontextmanager
-async def _not_left_behind(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> AsyncIterator[None]:
-    """VMs that were just made are deleted again if what follows fails: nobody would know of them."""
-    try:
-        yield
-    except BaseException:
-        for vm_id in vm_ids:
-            context.forget_vm(vm_id)
-        # What goes wrong here is not reported: the error that brought us here is the one that matters.
-        await asyncio.gather(*(client.delete_vm(vm_id) for vm_id in vm_ids), return_exceptions=True)
-        raise
 
 
 async def _end(context: BackendContext, text: str) -> transfer.End:
