@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
     from langchain_vers.turns import Place
 
-Chooser = Callable[[str | None], "str | Awaitable[str | None] | None"]
+Chooser = Callable[[str | None], str | Awaitable[str | None] | None]
 """`chooser(thread_id)` gives a VM's id, or None for a new one."""
 Provision = bool | str | Chooser | None
 """What machine threads begin on; see the module."""

@@ -60,11 +60,12 @@ class Whereabouts:
 
     async def last(self, holder: str | None) -> Attachment:
         """Where a thread was last."""
+        if (found := self._remembered.get(holder)) is not None:
+            return found
+        beginning = await self._default()
         if holder not in self._remembered:
-            beginning = await self._default()
-            if holder not in self._remembered:
-                self._remember(holder, beginning, None)
-        return self._remembered.get(holder, HERE)
+            self._remember(holder, beginning, None)
+        return self._remembered.get(holder, beginning)
 
     def holders(self, machine_id: str) -> list[str | None]:
         """Who was last on a machine."""
