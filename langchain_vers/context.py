@@ -204,6 +204,8 @@ class BackendContext:
             async with self.provisions.making(place.holder):  # the calls of its first message come side by side
                 if self._owes_branch(place, versions):
                     return await workers.branch(self, place, versions)
+        if self.provisions and versions is not None and place.position is not None:
+            versions.ledger.give_up(place.position)
         return await self.whereabouts.at(place, versions)
 
     def _owes_branch(self, place: Place, versions: Versions | None) -> bool:

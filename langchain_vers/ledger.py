@@ -330,6 +330,20 @@ class Ledger(Closings):
                     for call in undone:
                         step.calls.pop(call, None)
 
+    def give_up(self, position: Position) -> None:
+        """A task is repeated that had come to a machine in this step, from none before: if nobody else has used that, it has none again."""
+        with self.lock:
+            steps = [step for key in position.path if (step := self._steps.get(key)) is not None]
+            place = next((step.places[position.lane] for step in reversed(steps) if position.lane in step.places), None)
+            live = None if place is None or place.machine_id is None else self.machines.get(place.machine_id)
+            if live is None or live.version is not None or any(step.record is not None for step in steps):
+                return
+            if live.owners() <= {position.tasks[0]} and any(left_over(call.position, position) for call in live.calls.values()):
+                for step in steps:
+                    step.places.pop(position.lane, None)
+                    for call in live.calls:
+                        step.calls.pop(call, None)
+
     def settle_for(self, position: Position, record: Record) -> None:
         """The calls of a position have to make do with another state than the recorded one, as their run has allowed."""
         with self.lock:

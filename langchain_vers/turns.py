@@ -202,10 +202,15 @@ class _Turn:
     """Where the thread was before the message; learnt from the first call that knows it, which is always before any move."""
     moves: dict[int, _Move] = field(default_factory=dict)
     kept: tuple[object, Attachment] | None = None
-    """What the promise of a machine has become for the message's calls, and the run in which."""
+    """What the promise of a machine has become for the message's calls, and in which run, and attempt."""
 
     def move(self, index: int) -> _Move:
         return self.moves.setdefault(index, _Move())
+
+
+def _execution(place: Place) -> tuple[object, int] | None:
+    """Equal for the calls of a message that are carried out in one run, at the same attempt."""
+    return None if place.position is None else (place.position.run, place.position.attempt)
 
 
 class Turns:
@@ -248,18 +253,17 @@ class Turns:
 
     def _kept(self, turn: _Turn, place: Place, current: Attachment) -> Attachment:
         """The machine that calls work on which stand where the thread has only been promised one; the promise if it is not made yet."""
-        run = None if place.position is None else place.position.run
-        if turn.kept is not None and turn.kept[0] is run:
+        if turn.kept is not None and turn.kept[0] == _execution(place):
             return turn.kept[1]
         if current == PROMISED or any(current.same_machine(move.result) for move in turn.moves.values()):
             return PROMISED
-        turn.kept = run, current  # a call of another message was first
+        turn.kept = _execution(place), current  # a call of another message was first
         return current
 
     def keep_promise(self, place: Place, attachment: Attachment) -> None:
         """A call has made the machine that the thread was promised."""
         if place.message is not None:
-            self._turn(place).kept = None if place.position is None else place.position.run, attachment
+            self._turn(place).kept = _execution(place), attachment
 
     def begin_move(self, place: Place, current: Attachment) -> None:
         """A call that may move the thread has begun."""
