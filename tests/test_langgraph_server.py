@@ -1,111 +1,268 @@
-"""`VersSaver` as the checkpointer of a LangGraph Server: a real one, driven by its SDK, restarted, and sent back in time."""
+"""The cookbook's LangGraph Server, run for real and driven by its SDK: with `VersSaver`, and with the server's own checkpointer."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
-import socket
+import asyncio
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from langgraph_sdk import get_sync_client
+from langgraph_sdk import get_client
+from rigs.langgraph_server import SERVED, LangGraphServer
+from rigs.waiting import wait_for
 
-from langchain_vers import BackendContext
+from langchain_vers import BackendContext, VersClient
 from langchain_vers._io import run
+from langchain_vers.context import THREAD_LABEL
 
-SERVED = Path(__file__).parent / "served"
-START_SECONDS = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+pytestmark = pytest.mark.timeout(60)
+IDLE_SECONDS = 2
+WAITING = "echo first; for i in $(seq 400); do [ -e /tmp/gate ] && break; sleep 0.05; done; [ -e /tmp/gate ] && echo last"
+"""Prints, and goes on only when somebody who saw it makes the file."""
+ENDLESS = "echo $$ >/tmp/pid; exec sleep 1000"
 
 
-@contextlib.contextmanager
-def server(folder: Path, data_dir: Path) -> Iterator[Any]:
-    """`langgraph dev` in a folder with the served files; a client of it."""
-    port = free_port()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VERS_", "LANG"))}
-    environment = {
-        **kept,
-        "VERS_EMBEDDED_DATA_DIR": str(data_dir),
-        "THREADS_DATABASE": str(folder / "threads.sqlite"),
-        "LANGSMITH_TRACING": "false",
-        "LANGGRAPH_CLI_NO_ANALYTICS": "1",
-    }
-    command = [sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload", "--host", "127.0.0.1", "--port", str(port)]
-    log = folder / "server.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url, log)
-        client = get_sync_client(url=url, api_key=None)
-        with contextlib.closing(client.http.client):
-            yield client
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+class World:
+    """A server, and the platform that its machines are on."""
+
+    def __init__(self, server: LangGraphServer, platform: VersClient) -> None:
+        self.server, self._platform = server, platform
+
+    @property
+    def client(self) -> Any:
+        return self.server.client
+
+    def thread(self) -> str:
+        return str(self.client.threads.create()["thread_id"])
+
+    def tell(self, thread: str, text: str | None, **options: Any) -> Any:
+        """Run the agent; what its last tool answered."""
+        return tools(self.client.runs.wait(thread, "agent", input=said(text), **options))[-1]
+
+    def vms(self, thread: str) -> dict[str, str]:
+        """The machines that were made for a thread, and their states."""
+        return {vm.vm_id: str(vm.state) for vm in run(self._platform.list_vms()) if (vm.labels or {}).get(THREAD_LABEL) == thread}
+
+    def sh(self, vm_id: str, command: str) -> str:
+        """What a command prints on a machine, by way of the platform itself."""
+        return run(self._platform.exec(vm_id, ["bash", "-c", command])).stdout.strip()
+
+    def running(self, thread: str) -> tuple[str, str]:
+        """The machine of a thread on which `ENDLESS` runs, and the number of its process there."""
+
+        def found() -> tuple[str, str] | None:
+            return next(((vm, pid) for vm in self.vms(thread) if (pid := self.sh(vm, "cat /tmp/pid 2>/dev/null"))), None)
+
+        wait_for(found)
+        machine = found()
+        assert machine is not None and self.sh(machine[0], f"kill -0 {machine[1]} && echo runs") == "runs"
+        return machine
+
+    def wait_until_killed(self, machine: tuple[str, str]) -> None:
+        wait_for(lambda: self.sh(machine[0], f"kill -0 {machine[1]} 2>/dev/null || echo gone") == "gone")
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Until the server answers."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/ok", trust_env=False).status_code == 200:
-                return
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
-        time.sleep(0.1)
+def said(text: str | None) -> Any:
+    return None if text is None else {"messages": [{"role": "user", "content": text}]}
 
 
-def tell(client: Any, thread: str, text: str | None, **options: Any) -> Any:
-    """Run the agent; what its last tool answered, and the state."""
-    given = None if text is None else {"messages": [{"role": "user", "content": text}]}
-    state = client.runs.wait(thread, "agent", input=given, **options)
-    return [one for one in state["messages"] if one["type"] == "tool"][-1]
+def tools(state: Any) -> list[Any]:
+    return [one for one in state["messages"] if one["type"] == "tool"]
 
 
-@pytest.mark.timeout(300)
-def test_a_thread_of_a_server(clean: Path, isolated_vers_data: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "app"
-    shutil.copytree(SERVED, folder, ignore=shutil.ignore_patterns("__pycache__", ".langgraph_api"))
-    with BackendContext(data_dir=isolated_vers_data, local=False) as context:
+def _world(data: Path, folder: Path, config: str) -> Iterator[World]:
+    with BackendContext(data_dir=data, local=False) as context:
         platform = run(context.client())
         before = {vm.vm_id for vm in run(platform.list_vms())}
+        server = LangGraphServer(folder, data, config, IDLE_PAUSE=str(IDLE_SECONDS))
         try:
-            with server(folder, isolated_vers_data) as client:
-                thread = client.threads.create()["thread_id"]
-                machine = tell(client, thread, "new")["artifact"]["machine_id"]
-                tell(client, thread, "echo one > ~/log")
-                past = client.threads.get_state(thread)
-                assert past["metadata"]["vers_machine"] == machine
-                assert tell(client, thread, "echo two >> ~/log; cat ~/log")["content"].split() == ["one", "two"]
-            with server(folder, isolated_vers_data) as client:
-                client.threads.create(thread_id=thread, if_exists="do_nothing")
-                answer = tell(client, thread, "cat ~/log")
-                assert answer["content"].split() == ["one", "two"] and answer["artifact"]["machine_id"] == machine
-                answer = tell(client, thread, "echo three >> ~/log; cat ~/log", checkpoint_id=past["checkpoint"]["checkpoint_id"])
-                assert answer["artifact"]["machine_id"] != machine
-                assert answer["content"].split()[-2:] == ["one", "three"] and "restored from commit" in answer["content"]
-                assert run(platform.exec(machine, ["bash", "-c", "cat ~/log"])).stdout.split() == ["one", "two"]
+            server.start()
+            yield World(server, platform)
         finally:
+            server.stop()
             for vm in run(platform.list_vms()):
                 if vm.vm_id not in before:
                     run(platform.delete_vm(vm.vm_id))
+
+
+@pytest.fixture(scope="module")
+def versioned(isolated_vers_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A server with `VersSaver`."""
+    yield from _world(isolated_vers_data, tmp_path_factory.mktemp("versioned") / "app", "langgraph.json")
+
+
+@pytest.fixture(scope="module")
+def plain(isolated_vers_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A server with its own checkpointer."""
+    yield from _world(isolated_vers_data, tmp_path_factory.mktemp("plain") / "app", "langgraph.plain.json")
+
+
+# --- with VersSaver ---
+
+
+def test_each_thread_has_a_machine_that_its_first_command_makes(versioned: World) -> None:
+    one, two = versioned.thread(), versioned.thread()
+    versioned.client.threads.get_state(one)
+    assert versioned.vms(one) == {}
+    answers = tools(versioned.client.runs.wait(one, "agent", input=said("echo a >~/a\necho b >~/b\npwd")))
+    assert len(answers) == 3 and {answer["artifact"]["machine_id"] for answer in answers} == set(versioned.vms(one))
+    assert len(versioned.vms(one)) == 1
+    assert versioned.tell(two, "ls ~")["content"] == "(no output)"
+    assert len(versioned.vms(two)) == 1 and set(versioned.vms(two)) != set(versioned.vms(one))
+
+
+Seen = Callable[[Any], str]
+ROWS: dict[str, tuple[list[str], Seen]] = {
+    "custom": (["custom"], lambda part: part.data.get("delta", "") if part.event == "custom" else ""),
+    "events": (["events"], lambda part: _of_event(part.data) if part.event == "events" else ""),
+    "all": (["updates", "custom", "events"], lambda part: part.data.get("delta", "") if part.event == "custom" else ""),
+}
+"""By stream modes of a run: how to see output in a part of the stream, while the command runs."""
+
+
+def _of_event(event: Any) -> str:
+    return str(event["data"]["delta"]) if event["event"] == "on_custom_event" else ""
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_output_comes_while_the_command_runs(row: str, versioned: World) -> None:
+    modes, seen = ROWS[row]
+    thread, output = versioned.thread(), ""
+    for part in versioned.client.runs.stream(thread, "agent", input=said(WAITING), stream_mode=modes):
+        output += seen(part)
+        if output == "first\n":
+            (machine,) = versioned.vms(thread)
+            versioned.sh(machine, "touch /tmp/gate")
+    assert output.split() == ["first", "last"]
+
+
+def test_output_comes_in_the_threads_own_stream(versioned: World) -> None:
+    """The SDK's typed streaming, which has the deltas of each tool call: what is "tools" elsewhere."""
+    thread, output = versioned.thread(), []
+    with versioned.client.threads.stream(thread, assistant_id="agent") as stream:
+        stream.run.start(input=said(WAITING))
+        for call in stream.tool_calls:
+            for delta in call.deltas:
+                output.append(delta)
+                if len(output) == 1:
+                    (machine,) = versioned.vms(thread)
+                    versioned.sh(machine, "touch /tmp/gate")
+    assert "".join(output).split() == ["first", "last"]
+
+
+@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+def test_a_run_that_is_cancelled_leaves_nothing_running(action: str, versioned: World) -> None:
+    thread = versioned.thread()
+    made = versioned.client.runs.create(thread, "agent", input=said(ENDLESS))
+    machine = versioned.running(thread)
+    versioned.client.runs.cancel(thread, made["run_id"], wait=True, action=action)
+    versioned.wait_until_killed(machine)
+    assert versioned.tell(thread, "echo on it goes")["content"] == "on it goes"
+
+
+def test_a_client_that_goes_away_takes_its_command_along(versioned: World) -> None:
+    thread = versioned.thread()
+
+    async def leave() -> tuple[str, str]:
+        client = get_client(url=versioned.server.url, api_key=None)
+        try:
+            parts = client.runs.stream(thread, "agent", input=said(ENDLESS), stream_mode="custom", on_disconnect="cancel")
+            assert (await anext(parts)).event == "metadata"
+            machine = await asyncio.to_thread(versioned.running, thread)
+            await parts.aclose()
+        finally:
+            await client.http.client.aclose()
+        return machine
+
+    versioned.wait_until_killed(asyncio.run(leave()))
+
+
+def test_a_person_is_asked_and_answers(versioned: World) -> None:
+    thread = versioned.thread()
+    versioned.tell(thread, "touch ~/kept")
+    (machine,) = versioned.vms(thread)
+    for answer, left in ((False, "kept"), (True, "")):
+        asked = versioned.client.runs.wait(thread, "agent", input=said("rm ~/kept"))
+        (question,) = asked["__interrupt__"]
+        assert "deletes files" in question["value"]["question"] and question["value"]["machine_id"] == machine
+        assert versioned.sh(machine, "ls ~") == "kept"
+        versioned.client.runs.wait(thread, "agent", command={"resume": answer})
+        assert versioned.sh(machine, "ls ~") == left
+
+
+def test_an_idle_machine_is_paused_and_resumed(versioned: World) -> None:
+    thread = versioned.thread()
+    versioned.tell(thread, "echo $$ >~/one")
+    wait_for(lambda: set(versioned.vms(thread).values()) == {"paused"})
+    assert versioned.tell(thread, "ls ~")["content"] == "one"
+    assert len(versioned.vms(thread)) == 1
+
+
+def test_a_restart_a_rewind_and_a_fork(versioned: World) -> None:
+    thread = versioned.thread()
+    versioned.tell(thread, "echo one > ~/log")
+    (machine,) = versioned.vms(thread)
+    past = versioned.client.threads.get_state(thread)
+    assert past["metadata"]["vers_machine"] == machine
+    versioned.tell(thread, "echo two >> ~/log")
+    asked = versioned.client.runs.wait(thread, "agent", input=said("rm ~/log; echo three > ~/log"))
+    assert asked["__interrupt__"]
+    versioned.server.restart()
+    versioned.client.threads.create(thread_id=thread, if_exists="do_nothing")
+    answer = tools(versioned.client.runs.wait(thread, "agent", command={"resume": False}))[-1]
+    assert answer["artifact"]["error"] == "Denied" and answer["status"] == "error"
+    answer = versioned.tell(thread, "cat ~/log")
+    assert answer["content"].split() == ["one", "two"] and answer["artifact"]["machine_id"] == machine
+    # Back to an earlier point: the conversation has another machine there, and the one that it left is as it was.
+    answer = versioned.tell(thread, "echo other >> ~/log; cat ~/log", checkpoint_id=past["checkpoint"]["checkpoint_id"])
+    assert answer["content"].split()[-2:] == ["one", "other"] and "restored from commit" in answer["content"]
+    assert answer["artifact"]["machine_id"] != machine
+    assert versioned.tell(thread, "cat ~/log")["content"].split() == ["one", "other"]
+    # A new thread that begins as a copy of that one.
+    copy = versioned.client.threads.copy(thread)["thread_id"]
+    answer = versioned.tell(copy, "echo copied >> ~/log; cat ~/log")
+    assert answer["content"].split()[-3:] == ["one", "other", "copied"]
+    assert versioned.tell(thread, "cat ~/log")["content"].split()[-2:] == ["one", "other"]
+
+
+def test_the_clients_session(versioned: World) -> None:
+    lines = session(versioned).splitlines()
+    machines = [line.split()[-1] for line in lines if "machine" in line.split(":")[-1].split()[:1]]
+    first, own, forked, other = machines
+    assert first == "none" and len({own, forked, other}) == 3
+    text = "\n".join(lines)
+    assert "line 1\nline 2\nline 3" in text and "? " in text and "it is gone" in text and "kept" in lines and "it was never here" in text
+
+
+def session(world: World) -> str:
+    command = [sys.executable, "-W", "error", str(SERVED / "client.py"), world.server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "!" not in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- with the server's own checkpointer ---
+
+
+def test_the_servers_own_checkpointer(plain: World) -> None:
+    thread = plain.thread()
+    assert plain.tell(thread, "echo one >~/log; cat ~/log")["content"] == "one"
+    (machine,) = plain.vms(thread)
+    asked = plain.client.runs.wait(thread, "agent", input=said("rm ~/log"))
+    assert asked["__interrupt__"]
+    plain.server.restart()
+    assert tools(plain.client.runs.wait(thread, "agent", command={"resume": False}))[-1]["artifact"]["error"] == "Denied"
+    answer = plain.tell(thread, "cat ~/log")
+    assert answer["content"] == "one" and answer["artifact"]["machine_id"] == machine
+    wait_for(lambda: plain.vms(thread) == {machine: "paused"})
+    assert plain.tell(thread, "cat ~/log")["content"] == "one"
+    assert plain.tell(plain.thread(), "ls ~")["content"] == "(no output)"
+    assert len(plain.vms(thread)) == 1
+
+
+def test_the_clients_session_there(plain: World) -> None:
+    text = session(plain)
+    assert "line 1\nline 2\nline 3" in text and "it is gone" in text and "it was never here" in text

@@ -14,7 +14,6 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool, ToolException
-from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
 from pydantic import PrivateAttr, ValidationError
 
@@ -25,6 +24,7 @@ from langchain_vers.errors import VersError
 from langchain_vers.permission import By
 from langchain_vers.tools.base import NOWHERE, Answer, Call, Moves, ToolSpec
 from langchain_vers.tools.carrying import carry_out, judged
+from langchain_vers.tools.showing import Shower
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
@@ -187,11 +187,13 @@ def build(
     calls they are, for the policy.
     """
 
-    def prepare(config: RunnableConfig, runtime: ToolRuntime | None, arguments: dict[str, Any]) -> tuple[Work, Callable[[str], None]]:
+    def prepare(
+        config: RunnableConfig, runtime: ToolRuntime | None, callbacks: BaseCallbackManager | None, arguments: dict[str, Any]
+    ) -> tuple[Work, Shower]:
         """The work, and what shows its output on the caller's side."""
         call_id = _call_id.get()
         place = place_of(config or {}, runtime, call_id, moves)
-        return Work(spec, context, place, arguments, specs or {spec.name: spec}, by=by), shower(spec.name, runtime, call_id)
+        return Work(spec, context, place, arguments, specs or {spec.name: spec}, by=by), Shower(spec.name, runtime, call_id, callbacks)
 
     # LangChain injects a runtime by the bare type of the parameter; a direct call has none.
     def func(
@@ -201,7 +203,7 @@ def build(
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        work, show = prepare(config, runtime, arguments)
+        work, show = prepare(config, runtime, callbacks, arguments)
         return _finish(spec, work.carry_out(show), callbacks)
 
     async def coroutine(
@@ -211,8 +213,10 @@ def build(
         callbacks: BaseCallbackManager | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
-        work, show = prepare(config, runtime, arguments)
-        return _finish(spec, await work.acarry_out(show), callbacks)
+        work, show = prepare(config, runtime, callbacks, arguments)
+        answer = await work.acarry_out(show)
+        await show.told()
+        return _finish(spec, answer, callbacks)
 
     tool = VersTool(
         name=spec.name,
@@ -237,23 +241,6 @@ def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | Non
         raise ToolException(answer.content)
     message = ToolMessage(answer.content, artifact=answer.artifact, tool_call_id=call_id, name=spec.name, status="error")
     return message, answer.artifact
-
-
-def shower(name: str, runtime: ToolRuntime | None, call_id: str | None) -> Callable[[str], None]:
-    """What shows output on the stream modes "tools" and "custom"; called in the caller's own thread and context."""
-
-    def show(delta: str) -> None:
-        if runtime is not None:
-            runtime.emit_output_delta(delta)
-            write = runtime.stream_writer
-        else:
-            try:
-                write = get_stream_writer()  # a task of the functional API, or a node that calls the tool itself
-            except (RuntimeError, KeyError):
-                return  # outside of any graph nobody watches
-        write({"type": "tool_output", "tool": name, "tool_call_id": call_id, "delta": delta})
-
-    return show
 
 
 def _explain_arguments(error: ValidationError | Any) -> str:  # noqa: ANN401  # LangChain also passes errors of pydantic's version 1

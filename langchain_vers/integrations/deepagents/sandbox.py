@@ -41,8 +41,9 @@ from langchain_vers.integrations.deepagents.operations import Capture
 from langchain_vers.integrations.deepagents.place import Standing, SubAgents, standing
 from langchain_vers.integrations.deepagents.subagents import SubAgentMachine, delete_subagent_machines, subagent_machines
 from langchain_vers.toolkit import VersToolkit
-from langchain_vers.tools.adapter import Work, shower
+from langchain_vers.tools.adapter import Work
 from langchain_vers.tools.base import Answer, ToolSpec
+from langchain_vers.tools.showing import Shower
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place
 
@@ -330,7 +331,7 @@ class VersSandbox(BaseSandbox):
         return (
             Work(spec, self.context, place, given, {**self._specs, tool: spec}, by="model"),
             where,
-            shower(tool, where.runtime, where.call_id),
+            Shower(tool, where.runtime, where.call_id, None),
         )
 
     def _done(self, tool: str, where: Standing, answer: Answer) -> Answer:
