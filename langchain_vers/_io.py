@@ -28,6 +28,10 @@ CLOSE_SECONDS = 5.0
 """How long interpreter exit waits for connections to be closed in good order."""
 
 
+GIVEN_UP_SECONDS = 0.2
+"""How often a caller that waits is asked whether it is still wanted."""
+
+
 class IOThread:
     """An event loop in a thread of its own, with a small pool for calls that block."""
 
@@ -146,15 +150,24 @@ class IOThread:
                 raise cancelled
             return result
 
-    def run_relayed(self, start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]], deliver: Callable[[Item], object]) -> T:
-        """As `run(start(put))`, where each item that the coroutine `put`s is handed to `deliver` in the caller's own thread and context."""
+    def run_relayed(
+        self,
+        start: Callable[[Callable[[Item], None]], Coroutine[Any, Any, T]],
+        deliver: Callable[[Item], object],
+        given_up: Callable[[], bool] | None = None,
+    ) -> T:
+        """As `run(start(put))`, where each item that the coroutine `put`s is handed to `deliver` in the caller's own thread and context.
+
+        `given_up` is asked from time to time whether somebody who waits for the caller does not want it any more; then the wait is broken
+        off as by Ctrl-C.
+        """
         if self.is_current():
             raise RuntimeError("run_relayed() was called on the I/O thread; await the coroutine instead")
         items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         done = self.submit(start(items.put))
         done.add_done_callback(lambda _: items.put(_END))
         try:
-            while (item := items.get()) is not _END:
+            while (item := _next(items, given_up)) is not _END:
                 deliver(item)
             return done.result()
         except BaseException:
@@ -249,6 +262,16 @@ class IOThread:
         self._loop = self._thread = self._pool = None
         self._closers = {}
         self.ending = False
+
+
+def _next(items: queue.SimpleQueue[Any], given_up: Callable[[], bool] | None) -> Any:  # noqa: ANN401  # an item, or the end
+    """The next item, as soon as there is one."""
+    while given_up is not None:
+        with contextlib.suppress(queue.Empty):
+            return items.get(timeout=GIVEN_UP_SECONDS)
+        if given_up():
+            raise KeyboardInterrupt
+    return items.get()
 
 
 class _Handle:

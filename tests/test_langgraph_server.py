@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from langgraph_sdk import get_client
+from langgraph_sdk.errors import UnprocessableEntityError
 from rigs.langgraph_server import SERVED, LangGraphServer
 from rigs.waiting import wait_for
 
@@ -18,7 +19,7 @@ from langchain_vers import BackendContext, VersClient
 from langchain_vers._io import run
 from langchain_vers.context import THREAD_LABEL
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 IDLE_SECONDS = 2
 WAITING = "echo first; for i in $(seq 400); do [ -e /tmp/gate ] && break; sleep 0.05; done; [ -e /tmp/gate ] && echo last"
 """Prints, and goes on only when somebody who saw it makes the file."""
@@ -140,17 +141,24 @@ def test_output_comes_while_the_command_runs(row: str, versioned: World) -> None
 
 
 def test_output_comes_in_the_threads_own_stream(versioned: World) -> None:
-    """The SDK's typed streaming, which has the deltas of each tool call: what is "tools" elsewhere."""
-    thread, output = versioned.thread(), []
+    """The typed events of the protocol that is to replace the modes, where "tools" is one kind."""
+    thread, output = versioned.thread(), ""
     with versioned.client.threads.stream(thread, assistant_id="agent") as stream:
         stream.run.start(input=said(WAITING))
-        for call in stream.tool_calls:
-            for delta in call.deltas:
-                output.append(delta)
-                if len(output) == 1:
+        for event in stream.events:
+            data = event["params"]["data"]
+            if event["method"] == "tools" and data["event"] == "tool-output-delta":
+                output += data["delta"]
+                if output == "first\n":
                     (machine,) = versioned.vms(thread)
                     versioned.sh(machine, "touch /tmp/gate")
-    assert "".join(output).split() == ["first", "last"]
+    assert output.split() == ["first", "last"]
+
+
+def test_the_server_takes_no_mode_tools(versioned: World) -> None:
+    """Should it learn to, the table in `tools/showing.py` is out of date."""
+    with pytest.raises(UnprocessableEntityError, match="tools"):
+        list(versioned.client.runs.stream(versioned.thread(), "agent", input=said("true"), stream_mode=["tools"]))
 
 
 @pytest.mark.parametrize("action", ["interrupt", "rollback"])
@@ -218,7 +226,7 @@ def test_a_restart_a_rewind_and_a_fork(versioned: World) -> None:
     assert answer["content"].split() == ["one", "two"] and answer["artifact"]["machine_id"] == machine
     # Back to an earlier point: the conversation has another machine there, and the one that it left is as it was.
     answer = versioned.tell(thread, "echo other >> ~/log; cat ~/log", checkpoint_id=past["checkpoint"]["checkpoint_id"])
-    assert answer["content"].split()[-2:] == ["one", "other"] and "restored from commit" in answer["content"]
+    assert answer["content"].split()[-2:] == ["one", "other"]
     assert answer["artifact"]["machine_id"] != machine
     assert versioned.tell(thread, "cat ~/log")["content"].split() == ["one", "other"]
     # A new thread that begins as a copy of that one.
@@ -263,6 +271,7 @@ def test_the_servers_own_checkpointer(plain: World) -> None:
     assert len(plain.vms(thread)) == 1
 
 
+@pytest.mark.full
 def test_the_clients_session_there(plain: World) -> None:
     text = session(plain)
     assert "line 1\nline 2\nline 3" in text and "it is gone" in text and "it was never here" in text

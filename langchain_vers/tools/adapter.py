@@ -22,6 +22,7 @@ from langchain_vers.asking import Ruling, Rulings, Verdict, rule
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import VersError
 from langchain_vers.permission import By
+from langchain_vers.tools.abandoning import leaving
 from langchain_vers.tools.base import NOWHERE, Answer, Call, Moves, ToolSpec
 from langchain_vers.tools.carrying import carry_out, judged
 from langchain_vers.tools.showing import Shower
@@ -89,15 +90,15 @@ class Work:
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""
 
-    def carry_out(self, show: Callable[[str], None]) -> Answer:
-        """Carry the call out, for sync callers; `show` gets its output while it runs, in the caller's thread.
+    def carry_out(self, show: Callable[[str], None], given_up: Callable[[], bool] | None = None) -> Answer:
+        """Carry the call out, for sync callers; `show` gets its output while it runs, in the caller's thread. `given_up`: see `leaving`.
 
         Raises:
             GraphInterrupt: a person is being asked.
         """
-        answer = io.run_relayed(self.start(self.ruling()), show)
+        answer = io.run_relayed(self.start(self.ruling()), show, given_up)
         if isinstance(answer, Verdict):
-            answer = io.run_relayed(self.start(self.asked(answer)), show)
+            answer = io.run_relayed(self.start(self.asked(answer)), show, given_up)
         assert isinstance(answer, Answer)  # it has a ruling
         return answer
 
@@ -204,7 +205,7 @@ def build(
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
         work, show = prepare(config, runtime, callbacks, arguments)
-        return _finish(spec, work.carry_out(show), callbacks)
+        return _finish(spec, work.carry_out(show, leaving(config)), callbacks)
 
     async def coroutine(
         *,

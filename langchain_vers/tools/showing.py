@@ -12,13 +12,13 @@ What is seen, and when (`tests/tools/test_streaming.py` has a test for each line
 | way | output while the command runs |
 |---|---|
 | `stream_mode="custom"`, alone or with others | yes |
-| `stream_mode="tools"`, or with "updates", "values", "tasks", "checkpoints", "debug" beside it | at the end of the step: LangGraph waits for it |
+| `stream_mode="tools"`, also with "updates", "values" or "tasks" beside it | at the end of the step, for which LangGraph waits |
 | "tools" with "custom" or "messages" beside it, or with `subgraphs=True`, or if `graph.stream_eager = True` was set once | yes |
 | `stream_mode="updates"` or "values" | no, these show states, and a state has the whole result; put "custom" beside it |
 | `astream_events(version="v2")` | yes, `on_custom_event` named "tool_output" |
 | `stream_events(version="v3")`, `astream_events(version="v3")` | yes, `output_deltas` of each call in `run.tool_calls` |
 | a server's `runs.stream(stream_mode="custom")` or "events" | yes, as above; LangGraph Server has no mode "tools" there |
-| a server's `threads.stream(...)` | yes, `deltas` of each call in `stream.tool_calls` |
+| a server's `threads.stream(...)` | yes, `tool-output-delta` in `stream.events`; the SDK gives the deltas of `stream.tool_calls` later |
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from agents import START_INPUT, Runner, agent, functional, message, tool_graph
+from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
@@ -49,49 +50,187 @@ def delta_of(item: Any) -> str:
     return ""
 
 
+def outputs(item: Any) -> dict[str, str]:
+    """What an item of a stream of several modes shows of the output, by mode."""
+    mode, content = item[-2:]
+    if mode == "custom":
+        return {mode: content["delta"]}
+    if mode == "tools" and content["event"] == "tool-output-delta":
+        return {mode: content["delta"]}
+    return {}
+
+
+Row = tuple[list[str], dict[str, Any]]
+AT_ONCE: dict[str, Row] = {
+    "custom": (["custom"], {}),
+    "updates and custom": (["updates", "custom"], {}),
+    "tools and custom": (["tools", "custom"], {}),
+    "tools and messages": (["tools", "messages"], {}),
+    "all": (["values", "updates", "messages", "tools", "custom", "tasks"], {}),
+    "tools, of graphs within it too": (["tools"], {"subgraphs": True}),
+    "tools and updates, of graphs within it too": (["tools", "updates"], {"subgraphs": True}),
+}
+"""Modes in which output is seen while the command runs: the table of `tools/showing.py`."""
+TOO_LATE: dict[str, list[str]] = {"tools": ["tools"], "tools and updates": ["tools", "updates"], "tools and tasks": ["tools", "tasks"]}
+"""In which LangGraph has it, and gives it out at the end of the step."""
+NEVER: dict[str, list[str]] = {"updates": ["updates"], "values": ["values"], "both": ["updates", "values"]}
+"""Which show states: the output is in the result."""
+
+
+class Watch:
+    """Runs a graph whose command ends well only if somebody has seen its output before."""
+
+    def __init__(self, kind: str, asynchronous: bool, tools: Any, gate: Path) -> None:
+        self._graph = (tool_graph if kind == "node" else agent)(tools, message(("bash", {"command": waiting_command(gate)})))
+        self._asynchronous = asynchronous
+        self._gate = gate
+        self.seen: dict[str, str] = {}
+        self.results: list[str] = []
+
+    def __call__(self, modes: list[str], *, eager: bool = False, **options: Any) -> None:
+        self._graph.stream_eager = eager
+
+        async def watch() -> None:
+            async for item in self._graph.astream(START_INPUT, stream_mode=modes, **options):
+                self.take(item)
+
+        if self._asynchronous:
+            asyncio.run(watch())
+        else:
+            for item in self._graph.stream(START_INPUT, stream_mode=modes, **options):
+                self.take(item)
+
+    def take(self, item: Any) -> None:
+        for mode, delta in outputs(item).items():
+            self.seen[mode] = self.seen.get(mode, "") + delta
+        if self.seen and all("second" in text for text in self.seen.values()):
+            self._gate.touch()
+        if item[-2] == "updates" and "tools" in item[-1]:
+            self.results += [str(answer.content) for answer in item[-1]["tools"]["messages"]]
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("kind", ["node", "agent"])
-@pytest.mark.parametrize("mode", ["tools", "custom"])
-def test_output_arrives_while_the_command_runs(kind: str, mode: str, make_toolkit: Any, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    asked = message(("bash", {"command": waiting_command(gate)}))
-    graph = (tool_graph if kind == "node" else agent)(make_toolkit().get_tools(), asked)
-    seen = ""
-    answers = []
-    # Without "custom" LangGraph itself holds back the items of "tools" until the end of the step.
-    for item in graph.stream(START_INPUT, stream_mode=list({mode, "custom", "updates"})):
-        seen += delta_of(item) if item[0] == mode else ""
-        if "second" in seen and not gate.exists():
-            gate.touch()
-        if "tools" in (item[1] if isinstance(item[1], dict) else {}):
-            answers += item[1]["tools"]["messages"]
-    assert "firstsecond" in seen
-    assert [answer.artifact["exit_code"] for answer in answers] == [0]
+@pytest.mark.parametrize("row", AT_ONCE)
+def test_output_arrives_while_the_command_runs(row: str, kind: str, asynchronous: bool, make_toolkit: Any, tmp_path: Path) -> None:
+    modes, options = AT_ONCE[row]
+    watch = Watch(kind, asynchronous, make_toolkit().get_tools(), tmp_path / "gate")
+    watch(modes, **options)
+    assert watch.seen == {mode: "firstsecond" for mode in modes if mode in {"tools", "custom"}}
+    assert (tmp_path / "gate").exists()
 
 
-@pytest.mark.parametrize("mode", ["tools", "custom", "events"])
-async def test_output_arrives_while_the_command_runs_async(mode: str, make_toolkit: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", TOO_LATE)
+def test_tools_alone_is_held_back_by_langgraph_unless_the_graph_is_eager(
+    row: str, asynchronous: bool, make_toolkit: Any, tmp_path: Path
+) -> None:
+    """Should it not be any more, the table in `tools/showing.py` is out of date."""
+    tools = make_toolkit().get_tools()
+    eager = Watch("agent", asynchronous, tools, tmp_path / "gate")
+    eager(TOO_LATE[row], eager=True)
+    assert eager.seen == {"tools": "firstsecond"} and (tmp_path / "gate").exists()
+    early = 0
+    command = f"printf first; sleep 0.3; touch {tmp_path}/ended"
+    graph = agent(tools, message(("bash", {"command": command})))
+
+    async def watch() -> None:
+        nonlocal early
+        async for item in graph.astream(START_INPUT, stream_mode=TOO_LATE[row]):
+            early += bool(outputs(item)) and not (tmp_path / "ended").exists()
+
+    if asynchronous:
+        asyncio.run(watch())
+    else:
+        for item in graph.stream(START_INPUT, stream_mode=TOO_LATE[row]):
+            early += bool(outputs(item)) and not (tmp_path / "ended").exists()
+    assert early == 0
+
+
+@pytest.mark.parametrize("row", NEVER)
+def test_modes_of_states_show_the_result(row: str, asynchronous: bool, make_toolkit: Any) -> None:
+    graph = agent(make_toolkit().get_tools(), message(("bash", {"command": "printf first; sleep 0.01; printf second"})))
+
+    async def watched() -> list[Any]:
+        return [item async for item in graph.astream(START_INPUT, stream_mode=NEVER[row])]
+
+    items = asyncio.run(watched()) if asynchronous else list(graph.stream(START_INPUT, stream_mode=NEVER[row]))
+    assert not any(outputs(item) for item in items)
+    assert "firstsecond" in str(items[-1]) or "firstsecond" in str(items[-2])
+
+
+async def test_the_events_api_shows_it_as_an_event_of_its_own(make_toolkit: Any, tmp_path: Path) -> None:
+    """Without any mode being asked for, in order, and before the end of the tool."""
     gate = tmp_path / "gate"
     graph = agent(make_toolkit().get_tools(), message(("bash", {"command": waiting_command(gate)})))
-    stream = (
-        graph.astream_events(START_INPUT, version="v2", stream_mode=["tools", "custom"])
-        if mode == "events"
-        else graph.astream(START_INPUT, stream_mode=list({mode, "custom", "updates"}))
-    )
-    seen = ""
-    answers: list[Any] = []
-    async for item in stream:
-        if mode == "events" or item[0] == mode:
-            seen += delta_of(item)
-        elif item[0] == "updates" and "tools" in item[1]:
-            answers += item[1]["tools"]["messages"]
-        if mode == "events" and item["event"] == "on_tool_end":
-            answers.append(item["data"]["output"])
-        if "second" in seen and not gate.exists():
+    seen, tool = "", ""
+    async for event in graph.astream_events(START_INPUT, version="v2"):
+        if event["event"] == "on_tool_start":
+            tool = event["run_id"]
+        if event["event"] == "on_custom_event":
+            assert event["name"] == "tool_output" and event["run_id"] == tool
+            assert event["data"]["tool"] == "bash" and event["data"]["tool_call_id"] == "call-0"
+            seen += event["data"]["delta"]
+            if seen == "firstsecond":
+                gate.touch()
+        if event["event"] == "on_tool_end":
+            assert seen == "firstsecond" and event["data"]["output"].artifact["exit_code"] == 0
+    assert gate.exists()
+
+
+async def test_everything_has_been_told_when_the_tool_ends(make_toolkit: Any) -> None:
+    graph = agent(make_toolkit().get_tools(), message(("bash", {"command": "for i in $(seq 300); do echo $i; done"})))
+    events = [event async for event in graph.astream_events(START_INPUT, version="v2", include_names=["bash", "tool_output"])]
+    assert [event["event"] for event in (events[0], events[-1])] == ["on_tool_start", "on_tool_end"]
+    told = "".join(event["data"]["delta"] for event in events if event["event"] == "on_custom_event")
+    assert told.split() == [str(number) for number in range(1, 301)]
+
+
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+def test_the_typed_events_show_the_deltas_of_a_call(asynchronous: bool, make_toolkit: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    graph = agent(make_toolkit().get_tools(), message(("bash", {"command": waiting_command(gate)})))
+    seen: list[str] = []
+
+    def take(delta: str) -> None:
+        seen.append(delta)
+        if "".join(seen) == "firstsecond":
             gate.touch()
-    assert [answer.artifact["exit_code"] for answer in answers] == [0]
+
+    async def watch() -> None:
+        async for call in (await graph.astream_events(START_INPUT, version="v3")).tool_calls:
+            async for delta in call.output_deltas:
+                take(delta)
+
+    if asynchronous:
+        asyncio.run(watch())
+    else:
+        for call in graph.stream_events(START_INPUT, version="v3").tool_calls:
+            for delta in call.output_deltas:
+                take(delta)
+    assert gate.exists()
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("kind", "asynchronous"), [("sync", False), ("sync", True), ("async", True)])
+def test_a_handler_of_ones_own_hears_it(kind: str, asynchronous: bool, make_toolkit: Any) -> None:
+    heard: list[Any] = []
+
+    class Handler(BaseCallbackHandler):
+        def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+            heard.append((name, data["delta"]))
+
+    class AsyncHandler(AsyncCallbackHandler):
+        async def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+            heard.append((name, data["delta"]))
+
+    options: Any = {"callbacks": [Handler() if kind == "sync" else AsyncHandler()]}
+    Runner("direct", asynchronous)(make_toolkit().get_tools(), ("bash", {"command": "echo hi"}), **options)
+    assert heard == [("tool_output", "hi\n")]
+
+
 def test_functional_api_streams_too(asynchronous: bool, make_toolkit: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     flow = functional(make_toolkit().get_tools(), message(("bash", {"command": waiting_command(gate)})), asynchronous)

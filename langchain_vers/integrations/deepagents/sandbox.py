@@ -41,6 +41,7 @@ from langchain_vers.integrations.deepagents.operations import Capture
 from langchain_vers.integrations.deepagents.place import Standing, SubAgents, standing
 from langchain_vers.integrations.deepagents.subagents import SubAgentMachine, delete_subagent_machines, subagent_machines
 from langchain_vers.toolkit import VersToolkit
+from langchain_vers.tools.abandoning import leaving
 from langchain_vers.tools.adapter import Work
 from langchain_vers.tools.base import Answer, ToolSpec
 from langchain_vers.tools.showing import Shower
@@ -296,7 +297,7 @@ class VersSandbox(BaseSandbox):
 
     def _carry(self, tool: str, spec: ToolSpec | None = None, **arguments: Any) -> Answer:  # noqa: ANN401  # those of the tool
         work, where, show = self._prepared(tool, spec, arguments)
-        return self._done(tool, where, work.carry_out(show))
+        return self._done(tool, where, work.carry_out(show, leaving(where.config)))
 
     async def _acarry(self, tool: str, spec: ToolSpec | None = None, **arguments: Any) -> Answer:  # noqa: ANN401  # those of the tool
         work, where, show = self._prepared(tool, spec, arguments)
