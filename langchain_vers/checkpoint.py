@@ -298,6 +298,10 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         key, lane = Key(thread, namespace, checkpoint["id"]), lane_of(configurable)
         parent = None if (before := configurable.get("checkpoint_id")) is None else Key(thread, namespace, before)
         source = metadata.get("source")
+        if source == "loop" and run_of(configurable) is None and (as_it_says := read_record(metadata)) is not None:
+            # Nothing runs: a thread is being copied, checkpoint by checkpoint, as LangGraph Server does where a saver has no `copy_thread`.
+            taken = Closing(key, as_it_says)
+            return taken, lambda: taken
         around = step_around(thread, namespace, metadata.get("parents")) if source == "input" or parent is None else None
         copied = self._read.copied(key, checkpoint) if source == "fork" else None
         results = source == "update" and parent is not None and self._read.takes_results(parent, checkpoint)

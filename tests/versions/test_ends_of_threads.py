@@ -239,3 +239,26 @@ def test_a_commit_that_a_head_of_another_branch_stands_on_is_kept(world: World) 
         there = world.commits()
         assert {left["vers_commit"], head(graph, thread())["vers_commit"]} <= there
         assert graph.get_state(end_of_first).metadata["vers_commit"] not in there
+
+
+def test_a_copy_that_is_made_checkpoint_by_checkpoint(world: World) -> None:
+    """As LangGraph Server makes it where a saver has no method for it: the copy begins on the machine of the original, and leaves it."""
+    with world.process() as process:
+        graph = process.agent(*TURNS)
+        graph.invoke(GO, thread())
+        for found in sorted(process.saver.list(thread()), key=lambda one: one.checkpoint["id"]):
+            configurable = {"thread_id": "copy", "checkpoint_ns": ""}
+            if found.parent_config is not None:
+                configurable["checkpoint_id"] = found.parent_config["configurable"]["checkpoint_id"]
+            versions = found.checkpoint["channel_versions"]
+            process.saver.put({"configurable": configurable}, found.checkpoint, {**found.metadata, "thread_id": "copy"}, versions)
+        original = head(graph, thread())
+        assert {name: value for name, value in head(graph, thread("copy")).items() if name.startswith("vers_")} == {
+            name: value for name, value in original.items() if name.startswith("vers_")
+        }
+        check(process, graph, thread("copy"))
+        graph.invoke(GO, thread("copy"))
+        graph.invoke(GO, thread())
+        check(process, graph, thread("copy"))
+        check(process, graph, thread())
+        assert head(graph, thread("copy"))["vers_machine"] != head(graph, thread())["vers_machine"]
