@@ -182,6 +182,13 @@ class BackendContext:
         backend = await self.machine(arrival.attachment.machine_id, arrival.attachment.host_key)
         return Route(backend.guarded(versions.guard(None)), arrival.attachment, arrival)
 
+    async def seen(self, place: Place) -> Route:
+        """As `route`, to judge a call; what had to be done for it will be told by the call itself."""
+        route = await self.route(place)
+        if route.arrival is not None and (versions := self.versions_of(place)) is not None:
+            versions.judged_on(route.arrival)
+        return route
+
     @asynccontextmanager
     async def changing(self, place: Place, route: Route) -> AsyncIterator[Route]:
         """Around what may change the machine of a route: the route to do it by."""

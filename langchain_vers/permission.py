@@ -103,7 +103,7 @@ async def judge(
 
 async def _judged_here(context: BackendContext, place: Place, request: Request, spots: list[_Spot], *, look: bool) -> Verdict | None:
     """The verdict on a call all of whose paths are on its thread's machine; without a `look` None if it needs one."""
-    route = await context.route(place)
+    route = await context.seen(place)
     asked = _Asked([replace(spot, word=_mapped(route, spot.word)) if spot.argument else spot for spot in spots])
     given = route.cwd or getattr(route.backend, "home", None)
     known = route.attachment.backend, route.backend.machine_id
@@ -161,7 +161,7 @@ async def _backend(context: BackendContext, place: Place, at: str, machine: Mach
         return await context.machine(machine.machine_id), None
     if at:
         return await context.machine(await context.resolve_vm(at)), None
-    route = await context.route(place)
+    route = await context.seen(place)
     return route.backend, route.cwd
 
 

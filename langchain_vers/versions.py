@@ -62,6 +62,8 @@ class Versions:
         self._database = database
         self._lease = lease
         self._owner = Owner(self)
+        self._unsaid: dict[str, Arrival] = {}
+        """By the machine, what had to be done for it when a call was judged; the call itself, to which it is simply there, tells of it."""
 
     # --- calls ---
 
@@ -142,6 +144,16 @@ class Versions:
                     arrival = await self._bring(position, arrival.attachment, wanted, nearest)
                 else:
                     arrival = replace(arrival, attachment=now)
+
+    def judged_on(self, arrival: Arrival) -> None:
+        """A policy has looked at a machine, whatever that took."""
+        if arrival.notice is not None and arrival.attachment.machine_id is not None:
+            self._unsaid[arrival.attachment.machine_id] = arrival
+
+    def told(self, arrival: Arrival) -> Arrival:
+        """What a call is to tell of its machine."""
+        earlier = self._unsaid.pop(arrival.attachment.machine_id or "", None)
+        return earlier if earlier is not None and arrival.notice is None else arrival
 
     async def _take_new(self, machine_id: str) -> None:
         """Make a machine that a thread has moved to this process's."""

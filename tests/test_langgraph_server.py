@@ -226,7 +226,7 @@ def test_a_restart_a_rewind_and_a_fork(versioned: World) -> None:
     assert answer["content"].split() == ["one", "two"] and answer["artifact"]["machine_id"] == machine
     # Back to an earlier point: the conversation has another machine there, and the one that it left is as it was.
     answer = versioned.tell(thread, "echo other >> ~/log; cat ~/log", checkpoint_id=past["checkpoint"]["checkpoint_id"])
-    assert answer["content"].split()[-2:] == ["one", "other"]
+    assert answer["content"].split()[-2:] == ["one", "other"] and "restored from commit" in answer["content"]
     assert answer["artifact"]["machine_id"] != machine
     assert versioned.tell(thread, "cat ~/log")["content"].split() == ["one", "other"]
     # A new thread that begins as a copy of that one.

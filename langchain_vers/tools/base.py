@@ -75,6 +75,8 @@ class Call:
         """Where this call goes; remembered for the artifact."""
         self.attachment = await self.context.attachment_at(self.place)
         self.taken = await self.context.route(self.place, self.attachment)
+        if self.taken.arrival is not None and (versions := self.context.versions_of(self.place)) is not None:
+            self.taken = replace(self.taken, arrival=versions.told(self.taken.arrival))
         self.attachment = self.taken.attachment
         self.context.provisions.taken(self.place)
         return self._expecting(self.taken)

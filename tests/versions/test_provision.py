@@ -126,6 +126,14 @@ def test_a_question_that_stands_behind_work_of_its_step(world: World) -> None:
         assert world.vms() == {own} and world.log(own) == ["a", "b"]
 
 
+def test_what_a_judgement_had_to_restore_is_told_by_the_call(world: World) -> None:
+    with world.process(context=CAREFUL) as process:
+        graph = process.agent([append("a")], [append("b"), append("c")], "done")
+        graph.invoke(GO, CONFIG)
+        said = [str(answer.content) for answer in answers(graph.invoke(None, at(graph, CONFIG, after(1))))]
+        assert ["restored from commit" in text for text in said].count(True) == 1
+
+
 async def test_a_cancelled_first_call_is_undone(world: World) -> None:
     """Its half-done work is not what the thread goes on with."""
     async with world.aprocess(context=OWN) as process:
