@@ -33,7 +33,8 @@ _SUITES = ("bubblewrap", "docker", "gondolin", "ssh", "vers", "vers_http")
 _CONFORMING = ("backends/test_local_backend.py", *(f"backends/test_{name}_conformance.py" for name in _SUITES))
 _COMMANDS = ("test_cli_checkout.py", "test_cli_history.py", "test_gc.py", "test_user_command_gates.py")
 _DEEP_AGENTS = ("test_deepagents_agents.py", "test_subagents.py")
-THINNED = ("versions/", *_CONFORMING, "test_idle.py", "test_recall.py", *_COMMANDS, *_DEEP_AGENTS)
+_OWN_MACHINES = ("test_provision.py", "test_interruptions.py")
+THINNED = ("versions/", *_CONFORMING, "test_idle.py", "test_recall.py", *_OWN_MACHINES, *_COMMANDS, *_DEEP_AGENTS)
 """Where the default run takes one variant of each parametrised test, and `make test-full` all."""
 WHOLE = ("test_sigkill.py", "test_scenes.py", "test_random_histories.py")
 """Which choose by themselves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, Send
 from rigs.waiting import wait_for
 
-from langchain_vers import BackendContext, Policy, VersMiddleware, VersToolkit, on_branch
+from langchain_vers import BackendContext, Mount, Policy, VersMiddleware, VersToolkit, on_branch
 from langchain_vers._io import run
 from langchain_vers.attachment import HERE, PROMISED
 from langchain_vers.context import THREAD_LABEL
@@ -282,12 +283,12 @@ def test_from_a_commit_a_tag_a_name_and_a_repository(make_toolkit: MakeToolkit, 
         platform.do("delete_repository", "provision-repo")
 
 
-@pytest.mark.parametrize(
-    "reference", ["0f9c1f6e-0000-4000-8000-000000000000", "no-such-tag", "no-repo:latest", "../../vms", "a b\nc", "x" * 5000]
-)
-def test_an_unknown_reference(reference: str, make_toolkit: MakeToolkit, platform: Platform, here: Path) -> None:
-    tools = make_toolkit(provision=reference).get_tools()
-    for _ in range(2):
+UNKNOWN = ["0f9c1f6e-0000-4000-8000-000000000000", "no-such-tag", "no-repo:latest", "../../vms", "a b\nc", "x" * 5000]
+
+
+def test_an_unknown_reference(make_toolkit: MakeToolkit, platform: Platform, here: Path) -> None:
+    for reference in UNKNOWN:
+        tools = make_toolkit(provision=reference).get_tools()
         answer = direct(tools, ("bash", {"command": "touch made"}), thread="t")[0]
         assert answer.artifact["error"] in {"Gone", "BadInput"}
         assert "nothing was run" in answer.content and repr(reference)[:20] in answer.content
@@ -366,11 +367,10 @@ NONSENSE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", NONSENSE)
-def test_a_function_that_fails_or_says_nonsense(kind: str, make_toolkit: MakeToolkit, platform: Platform, here: Path) -> None:
-    for runner in (direct, Runner("agent", asynchronous=True)):
+def test_a_function_that_fails_or_says_nonsense(make_toolkit: MakeToolkit, platform: Platform, here: Path) -> None:
+    for kind, runner in itertools.product(NONSENSE, (direct, Runner("agent", asynchronous=True))):
         answer = runner(make_toolkit(provision=NONSENSE[kind]).get_tools(), ("bash", {"command": "touch made"}), thread="t")[0]
-        assert answer.status == "error" and answer.artifact["error"] in {"BadInput", "Gone"}
+        assert answer.status == "error" and answer.artifact["error"] in {"BadInput", "Gone"}, kind
         assert "nothing was run" in answer.content and "hunter2" not in answer.content
     assert platform.made == {} and not (here / "made").exists()
 
@@ -486,6 +486,19 @@ def test_the_prompt_says_so_and_makes_none(make_toolkit: MakeToolkit, platform: 
     assert "a machine of your own, which is made for your first call" in seen[0] and platform.made == {}
     state = graph.invoke({"messages": [("user", "!echo on $((40 + 2))")]}, thread())
     assert "on 42" in state["messages"][-1].content and len(platform.made) == 1
+
+
+def test_it_gets_its_copies_of_mounted_folders(make_isolated_toolkit: MakeToolkit, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    toolkit = make_isolated_toolkit(provision=True, local=False, mounts=[Mount(folder, "/project", "copy")])
+    assert toolkit.context.changes(thread()) == []  # type: ignore[union-attr]
+    first, second = Runner("agent", asynchronous=True)(
+        toolkit.get_tools(), ("read", {"path": "/project/file"}), ("bash", {"command": "echo more >/project/new"}), thread="t"
+    )
+    assert "content" in first.content and second.status == "success"
+    assert [change.path for change in toolkit.context.changes(thread())] == ["/project/new"]  # type: ignore[union-attr]
 
 
 def test_idle_machines_are_paused_and_resumed(make_isolated_toolkit: MakeToolkit) -> None:

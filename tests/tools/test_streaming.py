@@ -115,13 +115,14 @@ def asynchronous(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["node", "agent"])
-@pytest.mark.parametrize("row", AT_ONCE)
-def test_output_arrives_while_the_command_runs(row: str, kind: str, asynchronous: bool, make_toolkit: Any, tmp_path: Path) -> None:
-    modes, options = AT_ONCE[row]
-    watch = Watch(kind, asynchronous, make_toolkit().get_tools(), tmp_path / "gate")
-    watch(modes, **options)
-    assert watch.seen == {mode: "firstsecond" for mode in modes if mode in {"tools", "custom"}}
-    assert (tmp_path / "gate").exists()
+def test_output_arrives_while_the_command_runs(kind: str, asynchronous: bool, make_toolkit: Any, tmp_path: Path) -> None:
+    tools = make_toolkit().get_tools()
+    for row, (modes, options) in AT_ONCE.items():
+        gate = tmp_path / row.replace(" ", "-")
+        watch = Watch(kind, asynchronous, tools, gate)
+        watch(modes, **options)
+        assert watch.seen == {mode: "firstsecond" for mode in modes if mode in {"tools", "custom"}}, row
+        assert gate.exists(), row
 
 
 @pytest.mark.parametrize("row", TOO_LATE)
@@ -150,16 +151,16 @@ def test_tools_alone_is_held_back_by_langgraph_unless_the_graph_is_eager(
     assert early == 0
 
 
-@pytest.mark.parametrize("row", NEVER)
-def test_modes_of_states_show_the_result(row: str, asynchronous: bool, make_toolkit: Any) -> None:
+def test_modes_of_states_show_the_result(asynchronous: bool, make_toolkit: Any) -> None:
     graph = agent(make_toolkit().get_tools(), message(("bash", {"command": "printf first; sleep 0.01; printf second"})))
 
-    async def watched() -> list[Any]:
-        return [item async for item in graph.astream(START_INPUT, stream_mode=NEVER[row])]
+    async def watched(modes: list[str]) -> list[Any]:
+        return [item async for item in graph.astream(START_INPUT, stream_mode=modes)]
 
-    items = asyncio.run(watched()) if asynchronous else list(graph.stream(START_INPUT, stream_mode=NEVER[row]))
-    assert not any(outputs(item) for item in items)
-    assert "firstsecond" in str(items[-1]) or "firstsecond" in str(items[-2])
+    for row, modes in NEVER.items():
+        items = asyncio.run(watched(modes)) if asynchronous else list(graph.stream(START_INPUT, stream_mode=modes))
+        assert not any(outputs(item) for item in items), row
+        assert "firstsecond" in str(items), row
 
 
 async def test_the_events_api_shows_it_as_an_event_of_its_own(make_toolkit: Any, tmp_path: Path) -> None:
