@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ToolMessage
 
 from langchain_vers import turns
-from langchain_vers.attachment import Attachment
+from langchain_vers.attachment import PROMISED, Attachment
 from langchain_vers.errors import Conflict
 from langchain_vers.turns import Place, Turns, place_of
 
@@ -28,9 +28,9 @@ CALLS = st.lists(st.sampled_from(["work", "use A", "use B", "local", "create", "
 TARGETS = {"use A": vm("A"), "use B": vm("B"), "local": HERE}
 
 
-def sequential(calls: list[str]) -> list[Attachment | None]:
+def sequential(calls: list[str], start: Attachment = HERE) -> list[Attachment | None]:
     """Where each call finds the thread; None for one that is refused."""
-    at, failed = HERE, False
+    at, failed = start, False
     found: list[Attachment | None] = []
     for number, call in enumerate(calls):
         if failed:
@@ -98,6 +98,67 @@ def test_in_any_order_of_starting(calls: list[str], data: st.DataObject) -> None
     assert found == wanted
     if "fail" not in calls:
         assert at_last == sequential([*calls, "work"])[-1]
+
+
+async def with_a_promise(calls: list[str], order: list[int], pauses: list[int]) -> tuple[list[Attachment | None], Attachment, int]:
+    """The calls of a thread that begins on a machine of its own, which the first one makes that works there; where they worked, where
+    the thread is in the end, and how many machines of its own were made.
+    """
+    routes, making = Turns(), asyncio.Lock()
+    current, made = [PROMISED], [0]
+    found: list[Attachment | None] = [None] * len(calls)
+    moving = [number for number, call in enumerate(calls) if call != "work"]
+
+    async def own(place: Place) -> Attachment:
+        async with making:
+            attachment = await routes.attachment_at(place, current[0])
+            if attachment == PROMISED:
+                await asyncio.sleep(0)
+                made[0] += 1
+                attachment = vm(f"own-{made[0]}")
+                routes.keep_promise(place, attachment)
+                if current[0] == PROMISED:
+                    current[0] = attachment
+            return attachment
+
+    async def carry_out(number: int) -> None:
+        call = calls[number]
+        place = Place("t", "m", number, tuple(mover for mover in moving if mover < number))
+        if call != "work":
+            routes.begin_move(place, current[0])
+        try:
+            before = await routes.attachment_at(place, current[0])
+        except Conflict:
+            if call != "work":
+                routes.end_move(place, None)
+            return
+        for _ in range(pauses[number]):
+            await asyncio.sleep(0)
+        if call == "work":
+            found[number] = await own(place) if before == PROMISED else before
+        elif call == "fail":
+            routes.end_move(place, None)
+        else:
+            target = vm(f"new-{number}") if call == "create" else TARGETS.get(call, before)
+            if call != "nothing":
+                current[0] = target
+            routes.end_move(place, target)
+
+    await asyncio.gather(*(carry_out(number) for number in order))
+    return found, current[0], made[0]
+
+
+@given(calls=CALLS, data=st.data())
+def test_a_promise_is_kept_once_and_where_it_stands(calls: list[str], data: st.DataObject) -> None:
+    order = list(data.draw(st.permutations(range(len(calls)))))
+    pauses = data.draw(st.lists(st.integers(0, 5), min_size=len(calls), max_size=len(calls)))
+    found, at_last, made = asyncio.run(with_a_promise(calls, order, pauses))
+    wanted = sequential(calls, vm("own-1"))
+    assert found == [at if call == "work" else None for at, call in zip(wanted, calls, strict=True)]
+    works_there = any(call == "work" and at == vm("own-1") for call, at in zip(calls, wanted, strict=True))
+    assert made == works_there
+    if "fail" not in calls and (works_there or set(calls) - {"work", "nothing"}):
+        assert at_last == sequential([*calls, "work"], vm("own-1"))[-1]
 
 
 async def test_a_call_that_is_never_carried_out_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
