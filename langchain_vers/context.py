@@ -182,13 +182,6 @@ class BackendContext:
         backend = await self.machine(arrival.attachment.machine_id, arrival.attachment.host_key)
         return Route(backend.guarded(versions.guard(None)), arrival.attachment, arrival)
 
-    async def seen(self, place: Place) -> Route:
-        """As `route`, to judge a call; what had to be done for it will be told by the call itself."""
-        route = await self.route(place)
-        if route.arrival is not None and (versions := self.versions_of(place)) is not None:
-            versions.judged_on(route.arrival)
-        return route
-
     @asynccontextmanager
     async def changing(self, place: Place, route: Route) -> AsyncIterator[Route]:
         """Around what may change the machine of a route: the route to do it by."""
@@ -207,19 +200,11 @@ class BackendContext:
 
     async def _found(self, place: Place) -> Attachment:
         versions = self.versions_of(place)
-        if place.lane and self._owes_branch(place, versions):
-            async with self.provisions.making(place.holder):  # the calls of its first message come side by side
-                if self._owes_branch(place, versions):
-                    return await workers.branch(self, place, versions)
+        if place.lane and (made := await workers.owed(self, place, versions)) is not None:
+            return made
         if self.provisions and versions is not None and place.position is not None:
             versions.ledger.give_up(place.position)
         return await self.whereabouts.at(place, versions)
-
-    def _owes_branch(self, place: Place, versions: Versions | None) -> bool:
-        """Whether the machine of a worker is still to be made."""
-        if self.whereabouts.remembered(place.holder) is not None:
-            return False
-        return versions is None or place.position is None or versions.ledger.place(place.position) is None
 
     def provided(self, place: Place, attachment: Attachment) -> None:
         """The machine that a thread was promised is there: what its calls find from now on, unless it has gone elsewhere meanwhile."""

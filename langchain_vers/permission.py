@@ -103,7 +103,7 @@ async def judge(
 
 async def _judged_here(context: BackendContext, place: Place, request: Request, spots: list[_Spot], *, look: bool) -> Verdict | None:
     """The verdict on a call all of whose paths are on its thread's machine; without a `look` None if it needs one."""
-    route = await context.seen(place)
+    route = await _seen(context, place)
     asked = _Asked([replace(spot, word=_mapped(route, spot.word)) if spot.argument else spot for spot in spots])
     given = route.cwd or getattr(route.backend, "home", None)
     known = route.attachment.backend, route.backend.machine_id
@@ -121,6 +121,14 @@ async def _judged_here(context: BackendContext, place: Place, request: Request, 
     accesses, machine = asked.accesses(ground, replace(request.machine, machine_id=route.attachment.machine_id))
     request = replace(request, machine=machine, cwd=route.cwd or machine.start, accesses=tuple(accesses))
     return Verdict(context.policy.decide(request), request, premises)
+
+
+async def _seen(context: BackendContext, place: Place) -> Route:
+    """Where a call will go. What has to be done for that now, the call itself will tell of."""
+    route = await context.route(place)
+    if route.arrival is not None and (versions := context.versions_of(place)) is not None:
+        versions.judged_on(route.arrival)
+    return route
 
 
 def _mapped(route: Route, word: Word) -> Word:
@@ -161,7 +169,7 @@ async def _backend(context: BackendContext, place: Place, at: str, machine: Mach
         return await context.machine(machine.machine_id), None
     if at:
         return await context.machine(await context.resolve_vm(at)), None
-    route = await context.seen(place)
+    route = await _seen(context, place)
     return route.backend, route.cwd
 
 

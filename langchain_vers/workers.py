@@ -56,6 +56,20 @@ def on_branch(worker: Runnable[Any, Any] | Any) -> Runnable[Any, Any]:  # noqa: 
     return RunnableLambda(run, arun, name=getattr(worker, "name", None) or getattr(worker, "__name__", "worker"))
 
 
+async def owed(context: BackendContext, place: Place, versions: Versions | None) -> Attachment | None:
+    """The machine of a lane, made now; None if it has one. The calls of its first message come side by side, and get the same."""
+    if _has_one(context, place, versions):
+        return None
+    async with context.provisions.making(place.holder):
+        return None if _has_one(context, place, versions) else await branch(context, place, versions)
+
+
+def _has_one(context: BackendContext, place: Place, versions: Versions | None) -> bool:
+    if context.whereabouts.remembered(place.holder) is not None:
+        return True
+    return versions is not None and place.position is not None and versions.ledger.place(place.position) is not None
+
+
 async def branch(context: BackendContext, place: Place, versions: Versions | None) -> Attachment:
     """Make the machine of a lane, a branch of the thread's machine as it is now, and attach the lane to it.
 

@@ -161,7 +161,7 @@ def test_the_server_takes_no_mode_tools(versioned: World) -> None:
         list(versioned.client.runs.stream(versioned.thread(), "agent", input=said("true"), stream_mode=["tools"]))
 
 
-@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+@pytest.mark.parametrize("action", ["interrupt", pytest.param("rollback", marks=pytest.mark.full)])
 def test_a_run_that_is_cancelled_leaves_nothing_running(action: str, versioned: World) -> None:
     thread = versioned.thread()
     made = versioned.client.runs.create(thread, "agent", input=said(ENDLESS))
