@@ -34,6 +34,7 @@ from langchain_vers.backends.paths import Mount
 from langchain_vers.backends.premises import Grounds
 from langchain_vers.backends.registry import Registry, Source
 from langchain_vers.backends.vers import Transport, VersBackend, check_transport
+from langchain_vers.beginnings import Provisions
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
@@ -42,7 +43,7 @@ from langchain_vers.mount_changes import Change
 from langchain_vers.mounts import CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
-from langchain_vers.provision import Provision, Provisions
+from langchain_vers.provision import Provision
 from langchain_vers.redaction import Redactor
 from langchain_vers.route import Route
 from langchain_vers.trunk import Account

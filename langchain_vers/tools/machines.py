@@ -15,11 +15,11 @@ from pydantic import Field
 
 from langchain_vers import idle
 from langchain_vers.attachment import HERE, PROMISED
+from langchain_vers.beginnings import answering, not_left_behind, restored
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.naming import short_id
 from langchain_vers.platform import VersClient, VmCreateVmConfig
-from langchain_vers.provision import answering, not_left_behind, restored
 from langchain_vers.request import Reach
 from langchain_vers.route import Route
 from langchain_vers.tools import transfer
