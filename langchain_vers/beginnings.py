@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BOOT_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
+_REMEMBERED = 4096
 
 
 class Provisions:
@@ -70,6 +71,8 @@ class Provisions:
                 machine = await self._made(context, place)
                 if point is not None:
                     self._judged[point] = machine
+                    if len(self._judged) > _REMEMBERED:  # calls that were refused leave theirs here
+                        del self._judged[next(iter(self._judged))]
             context.provided(place, machine)
             return machine
 
