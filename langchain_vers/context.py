@@ -140,7 +140,6 @@ class BackendContext:
         self.registry = Registry()
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
-        self._lanes: weakref.WeakValueDictionary[str | None, asyncio.Lock] = weakref.WeakValueDictionary()
         """Of the workers whose machines are being made."""
         self.savers: weakref.WeakSet[VersSaver] = weakref.WeakSet()
         """Those that version the machines of this context's threads."""
