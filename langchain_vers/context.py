@@ -142,6 +142,8 @@ class BackendContext:
         """What machines have said of where their paths are."""
         self.rounds = Rounds()
         """Who asks for the calls that one task carries out."""
+        self.commits: dict[str | None, str] = {}
+        """By machine, the commit that it was last made from or saved as by this process: for traces, not for routing."""
 
     # --- routing ---
 

@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import StructuredTool, ToolException
 from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
@@ -27,6 +28,9 @@ from langchain_vers.tools.base import NOWHERE, Answer, Call, Moves, ToolSpec
 from langchain_vers.tools.carrying import carry_out, judged
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
+
+_REFUSED = {**NOWHERE, "duration_ms": 0.0, "error": "BadInput"}
+"""The facts of a call whose arguments did not fit."""
 
 _call_id: ContextVar[str | None] = ContextVar("langchain_vers_tool_call_id", default=None)
 """The id of the tool call being run; LangChain hands it to a tool's `run` and to nothing below it."""
@@ -62,7 +66,11 @@ class VersTool(StructuredTool):
 
     def _to_args_and_kwargs(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # LangChain drops all of the input of a tool without arguments, the injected runtime with it.
-        args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
+        try:
+            args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
+        except ValidationError:
+            annotate(ensure_config().get("callbacks"), _REFUSED)  # the run has ended when `_refused` sees the answer
+            raise
         runtime = tool_input.get("runtime") if isinstance(tool_input, dict) else None
         return args, kwargs if runtime is None else {**kwargs, "runtime": runtime}
 
@@ -70,7 +78,7 @@ class VersTool(StructuredTool):
         """Complete the answer to a call whose arguments did not fit; the call's place, if others of its message wait for it."""
         if not isinstance(output, ToolMessage) or output.status != "error" or output.artifact is not None:
             return None
-        output.artifact = {**NOWHERE, "duration_ms": 0.0, "error": "BadInput"}
+        output.artifact = dict(_REFUSED)
         arguments = tool_input if isinstance(tool_input, dict) else {}
         if not self._moves(self.name, arguments):
             return None
@@ -88,6 +96,7 @@ class Work:
         self._by: By = by
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""
+        self._call: Call | None = None
 
     def carry_out(self, show: Callable[[str], None]) -> Answer:
         """Carry the call out, for sync callers; `show` gets its output while it runs, in the caller's thread.
@@ -113,8 +122,18 @@ class Work:
         """What is to run on the I/O thread, given a way to show output. Without a ruling the policy is asked there, and the outcome may be
         that a person has to be.
         """
-        call = Call(self._context, self._place, lambda delta: None, by=self._by)
+        call = self._call = Call(self._context, self._place, lambda delta: None, by=self._by)
         return lambda emit: carry_out(self._spec, replace(call, emit=emit), self._arguments, ruling, late=self._late)
+
+    @contextlib.contextmanager
+    def traced(self, callbacks: BaseCallbackManager | None) -> Iterator[None]:
+        """Around the whole of it: what ends without an answer (it is broken off, or a person is to be asked) has its facts in the trace, too."""
+        try:
+            yield
+        except BaseException as error:
+            facts = {} if self._call is None else self._call.facts
+            annotate(callbacks, {**NOWHERE, **facts, "error": type(error).__name__})
+            raise
 
     def group(self) -> tuple[concurrent.futures.Future[Rulings], bool] | None:
         """The outcome for all calls that the same task carries out, and whether it is up to this one to find it; None if it is alone."""
@@ -202,7 +221,9 @@ def build(
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
         work, show = prepare(config, runtime, arguments)
-        return _finish(spec, work.carry_out(show), callbacks)
+        with work.traced(callbacks):
+            answer = work.carry_out(show)
+        return _finish(spec, answer, callbacks)
 
     async def coroutine(
         *,
@@ -212,7 +233,9 @@ def build(
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
         work, show = prepare(config, runtime, arguments)
-        return _finish(spec, await work.acarry_out(show), callbacks)
+        with work.traced(callbacks):
+            answer = await work.acarry_out(show)
+        return _finish(spec, answer, callbacks)
 
     tool = VersTool(
         name=spec.name,
