@@ -13,7 +13,6 @@ from typing import Any
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import StructuredTool, ToolException
 from langgraph.config import get_stream_writer
 from langgraph.prebuilt import ToolRuntime
@@ -68,9 +67,8 @@ class VersTool(StructuredTool):
         # LangChain drops all of the input of a tool without arguments, the injected runtime with it.
         try:
             args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
-        except ValidationError:
-            annotate(ensure_config().get("callbacks"), _REFUSED)  # the run has ended when `_refused` sees the answer
-            raise
+        except ValidationError as error:
+            return (), {"unfit": error}  # raised below, where the run is known; it has ended when `_refused` sees the answer
         runtime = tool_input.get("runtime") if isinstance(tool_input, dict) else None
         return args, kwargs if runtime is None else {**kwargs, "runtime": runtime}
 
@@ -127,7 +125,7 @@ class Work:
 
     @contextlib.contextmanager
     def traced(self, callbacks: BaseCallbackManager | None) -> Iterator[None]:
-        """Around the whole of it: what ends without an answer (it is broken off, or a person is to be asked) has its facts in the trace, too."""
+        """Around the whole of it: what ends without an answer (broken off, or a person is to be asked) has its facts in the trace, too."""
         try:
             yield
         except BaseException as error:
@@ -218,8 +216,10 @@ def build(
         config: RunnableConfig,
         runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
+        unfit: ValidationError | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
+        _check_fit(unfit, callbacks)
         work, show = prepare(config, runtime, arguments)
         with work.traced(callbacks):
             answer = work.carry_out(show)
@@ -230,8 +230,10 @@ def build(
         config: RunnableConfig,
         runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
+        unfit: ValidationError | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
+        _check_fit(unfit, callbacks)
         work, show = prepare(config, runtime, arguments)
         with work.traced(callbacks):
             answer = await work.acarry_out(show)
@@ -249,6 +251,13 @@ def build(
     )
     tool._context, tool._moves = context, moves  # private attributes cannot be given to a pydantic model
     return tool
+
+
+def _check_fit(unfit: ValidationError | None, callbacks: BaseCallbackManager | None) -> None:
+    """Refuse a call whose arguments did not fit."""
+    if unfit is not None:
+        annotate(callbacks, _REFUSED)
+        raise unfit
 
 
 def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | None) -> tuple[Any, Any]:

@@ -39,8 +39,8 @@ NOWHERE: dict[str, Any] = {
     "truncated": False,
     "reconnects": 0,
 }
-"""What every artifact has, whatever the tool. `commit` is the last one that the machine was made from or saved as before the call, as far as
-this process knows. `bytes` are those that a command printed, or of the file that was read, written or copied; otherwise those of the answer.
+"""What every artifact has, whatever the tool. `commit` is the last one that the machine was made from or saved as before the call, as far
+as this process knows. `bytes` are those that a command printed, or of the file that was read, written or copied; else those of the answer.
 """
 
 

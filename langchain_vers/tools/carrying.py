@@ -24,18 +24,31 @@ async def carry_out(
 
     All that leaves a tool passes here, too: what is streamed, what the model reads, and the facts for programs and traces.
     """
-    started = time.monotonic()
     with counted() as tally:
+        common = _Common(call, tally)
         try:
-            return await _carried_out(spec, call, arguments, ruling, late, started, tally)
+            return await _carried_out(spec, call, arguments, ruling, late=late, common=common)
         except BaseException as error:
-            facts = {**_common(call, started, tally), "error": type(error).__name__}
-            call.facts = call.redactor().value(facts)
+            facts = {**common.facts(), "error": type(error).__name__}
+            call.facts.update(call.redactor().value(facts))
             raise
 
 
+class _Common:
+    """What can be said of every call, however it ended."""
+
+    def __init__(self, call: Call, tally: Tally) -> None:
+        self._call = call
+        self._tally = tally
+        self._started = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        took = round((time.monotonic() - self._started) * 1000, 1)
+        return {**NOWHERE, **self._call.where(), "duration_ms": took, "reconnects": self._tally.count}
+
+
 async def _carried_out(
-    spec: ToolSpec, call: Call, arguments: dict[str, Any], ruling: Ruling | None, late: bool, started: float, tally: Tally
+    spec: ToolSpec, call: Call, arguments: dict[str, Any], ruling: Ruling | None, *, late: bool, common: _Common
 ) -> Answer | Verdict:
     streamed = _Streamed(call)
     call.emit = streamed.emit
@@ -72,15 +85,10 @@ async def _carried_out(
     call.context.used(call.place, spec.name)
     redactor = call.redactor()
     content = _fit_to_show(call, redactor, _noticed(call, answer.content))
-    artifact = {**_common(call, started, tally), "bytes": _size(content), **answer.artifact, **_left(call)}
-    artifact["reconnects"] = max(tally.count, artifact["reconnects"])
+    facts = common.facts()
+    artifact = {**facts, "bytes": _size(content), **answer.artifact, **_left(call)}
+    artifact["reconnects"] = max(facts["reconnects"], artifact["reconnects"])
     return Answer(content, redactor.value(artifact), answer.error)
-
-
-def _common(call: Call, started: float, tally: Tally) -> dict[str, Any]:
-    """What can be said of every call, however it ended."""
-    took = round((time.monotonic() - started) * 1000, 1)
-    return {**NOWHERE, **call.where(), "duration_ms": took, "reconnects": tally.count}
 
 
 def _size(content: Content) -> int:

@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import threading
+from email.message import Message
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -51,6 +53,28 @@ class Collector(ThreadingHTTPServer):
         """All that was received, the request lines and the headers too."""
         return b"\n".join(f"{path}\n{json.dumps(headers)}\n".encode() + body for path, headers, body in self.received)
 
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """The runs by id, put together from all that was sent about each: when it began, and when it ended."""
+        runs: dict[str, dict[str, Any]] = {}
+        for path, headers, body in self.received:
+            if path.endswith("/runs/multipart"):
+                for part in _parts(headers["content-type"], body):
+                    about = str(part.get_param("name", header="content-disposition")).split(".")
+                    if about[0] in {"post", "patch"}:
+                        content = json.loads(part.get_payload(decode=True))  # type: ignore[arg-type]
+                        _merge(runs.setdefault(about[1], {}), content if len(about) == 2 else {about[2]: content})
+            elif path.endswith("/runs/batch"):
+                batch = json.loads(body)
+                for run in [*batch.get("post", ()), *batch.get("patch", ())]:
+                    _merge(runs.setdefault(run["id"], {}), run)
+        return runs
+
+    def reply(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Status and content of the answer to a request; whoever plays more of LangSmith overrides it."""
+        if method == "GET":
+            return 200, self.info if path.endswith("/info") else {}
+        return 202, {}
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -59,6 +83,15 @@ class Collector(ThreadingHTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+
+def _parts(content_type: str, body: bytes) -> list[Message]:
+    message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    return message.get_payload()  # type: ignore[return-value]
+
+
+def _merge(run: dict[str, Any], news: dict[str, Any]) -> None:
+    run.update({name: value for name, value in news.items() if value is not None})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,14 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._take(b"")
-        self._answer(self.server.info if self.path.endswith("/info") else {})
+        body = self._body()
+        self._take(body)
+        status, content = self.server.reply(self.command, self.path, self.server.received[-1][2])
+        self._answer(content, status)
 
-    def do_POST(self) -> None:
-        self._take(self._body())
-        self._answer({}, 202)
-
-    do_PATCH = do_PUT = do_POST
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -98,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         self.server.received.append((self.path, headers, body))
 
-    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+    def _answer(self, content: Any, status: int) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
