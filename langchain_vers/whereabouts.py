@@ -66,6 +66,11 @@ class Whereabouts:
                 self._remember(holder, beginning, None)
         return self._remembered.get(holder, HERE)
 
+    def forget(self, holder: str | None) -> None:
+        """A thread is over: where it was is of no interest any more."""
+        for known in (self._remembered, self._calls, self._told):
+            known.pop(holder, None)
+
     def holders(self, machine_id: str) -> list[str | None]:
         """Who was last on a machine."""
         return [holder for holder, attachment in self._remembered.items() if attachment.machine_id == machine_id]
