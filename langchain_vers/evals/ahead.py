@@ -31,9 +31,8 @@ class Ahead:
         Raises:
             VersError: the first one could not be made.
         """
-        self._begin(1)
+        self._begin(count)
         await asyncio.shield(self._making[0])
-        self._begin(count - 1)
 
     async def take(self) -> Machine:
         """The next one; further ones are begun in its place.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from langchain_vers.evals.options import Options
     from langchain_vers.evals.progress import Watch
 
+SWEEP_SECONDS = 5.0
+"""How often it is looked, at most, whether agents have left machines that they made themselves."""
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +64,9 @@ class Course:
         self._watch = watch
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._swept = time.monotonic()
+        self._over: set[str] = set()
+        """The threads whose examples have been evaluated."""
         self._name = uuid.uuid4().hex[:8]
         self.slots: dict[uuid.UUID, Slot] = {}
         """By the id of the run."""
@@ -111,7 +116,10 @@ class Course:
         context = self._options.context
         try:
             await self._branches.delete(machine)
-            await _delete_made_by(context, {slot.thread})
+            self._over.add(slot.thread)
+            if time.monotonic() - self._swept > SWEEP_SECONDS:
+                self._swept = time.monotonic()
+                await _delete_made_by(context, self._over)
         except VersError as error:
             logger.warning("a machine of example %d could not be deleted yet: %s", slot.number + 1, error)
         context.commits.pop(machine.vm_id, None)

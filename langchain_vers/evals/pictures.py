@@ -195,14 +195,15 @@ def plot(lines: Sequence[Line], rates: Mapping[str, float], *, title: str) -> Fi
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left")
     if rates:
         left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-        _rates(left, rates, len(lines))
+        _rates(left, rates, len(lines), rows=height / 0.62)
     else:
         right = figure.subplots()
     _durations(right, lines, named=named)
     return figure
 
 
-def _rates(axes: Axes, rates: Mapping[str, float], count: int) -> None:
+def _rates(axes: Axes, rates: Mapping[str, float], count: int, *, rows: float) -> None:
+    """`rows`: how many bars there is room for."""
     names = [textwrap.fill(name.replace("_", " "), 18) for name in rates]
     places = range(len(names))
     axes.barh(places, [1.0] * len(names), color=FAINT, height=0.55)
@@ -213,7 +214,7 @@ def _rates(axes: Axes, rates: Mapping[str, float], count: int) -> None:
         words = f"{rate:.0%}  ({round(rate * count)} of {count})"
         axes.text(where, place, words, va="center", ha="right" if inside else "left", color=colour, fontsize=9, fontweight="bold")
     axes.set_yticks(places, names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_ylim(max(len(names), rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     axes.set_title("passed", fontsize=10, color=INK, loc="left")

@@ -194,7 +194,7 @@ async def _evaluate(options: Options) -> BranchResults:
 
 
 async def _begun(evaluation: Coroutine[Any, Any, AsyncExperimentResults]) -> AsyncExperimentResults:
-    """LangSmith's evaluation, without its word that evaluating offline is new: it says that before anything else, to who has asked for it."""
+    """LangSmith's evaluation, without its word that evaluating offline is new: it says that before anything else."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'upload_(runs|results)' parameter is in beta")
         task = asyncio.ensure_future(evaluation)
