@@ -44,27 +44,41 @@ Find = Callable[[uuid.UUID], Judged]
 """The example that a run belongs to."""
 
 
-def prepared(evaluators: Iterable[Evaluator] | Evaluator, find: Find) -> list[RunEvaluator]:
+def listed(evaluators: Iterable[Evaluator] | Evaluator) -> list[Evaluator]:
+    """The evaluators, of which there may be just one.
+
+    Raises:
+        BadInput: one of them is none.
+    """
+    if isinstance(evaluators, RunEvaluator) or callable(evaluators):
+        return [evaluators]
+    if isinstance(evaluators, str) or not isinstance(evaluators, Iterable):
+        raise BadInput(f"evaluators must be functions, not {evaluators!r}")
+    several = list(evaluators)
+    for each in several:
+        if not isinstance(each, RunEvaluator) and (isinstance(each, type) or not callable(each)):
+            kind = each.__name__ if isinstance(each, type) else type(each).__name__
+            raise BadInput(f"an evaluator must be a function or an evaluator of LangSmith, not {kind}")
+    return several
+
+
+def prepared(evaluators: Iterable[Evaluator], find: Find) -> list[RunEvaluator]:
     """The evaluators as LangSmith takes them.
 
     Raises:
         BadInput: one of them cannot be called with what there is.
     """
-    several = [evaluators] if callable(evaluators) or isinstance(evaluators, RunEvaluator) else list(evaluators)
-    return [_OnMachine(each if isinstance(each, RunEvaluator) else _adapted(each), find) for each in several]
+    return [_OnMachine(each if isinstance(each, RunEvaluator) else _adapted(each), find) for each in evaluators]
 
 
-def takes_attachments(evaluators: Iterable[Evaluator] | Evaluator) -> bool:
+def takes_attachments(evaluators: Iterable[Evaluator]) -> bool:
     """Whether one of them asks for the files of the examples."""
-    several = [evaluators] if callable(evaluators) or isinstance(evaluators, RunEvaluator) else list(evaluators)
-    return any("attachments" in inspect.signature(each).parameters for each in several if not isinstance(each, RunEvaluator))
+    return any("attachments" in inspect.signature(each).parameters for each in evaluators if not isinstance(each, RunEvaluator))
 
 
 def _adapted(function: Callable[..., Any]) -> RunEvaluator:
     """A function as an evaluator: `machine` is filled in here, and a sync one does not hold up the others."""
     name = str(getattr(function, "__name__", None) or type(function).__name__)
-    if not callable(function):
-        raise BadInput(f"an evaluator must be a function or an evaluator of LangSmith, not {type(function).__name__}")
     signature = inspect.signature(function)
     _check(name, signature)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != MACHINE]

@@ -9,6 +9,7 @@ from typing import Any
 
 import langsmith
 from langsmith.schemas import Dataset, Example
+from langsmith.utils import LangSmithNotFoundError
 
 from langchain_vers.errors import BadInput
 
@@ -30,7 +31,10 @@ def examples_of(data: Data, client: langsmith.Client | None, *, upload: bool, at
         BadInput: there are none, one of them makes no sense, or they are to be uploaded and are in no dataset.
     """
     if isinstance(data, str | uuid.UUID | Dataset):
-        found = _of_dataset(data, client or langsmith.Client(), attachments)
+        try:
+            found = _of_dataset(data, client or langsmith.Client(), attachments)
+        except LangSmithNotFoundError:
+            raise BadInput(f"there is no dataset {data!r}; look for its name in LangSmith, or give examples") from None
         if not found:
             raise BadInput(f"the dataset {data if not isinstance(data, Dataset) else data.name} has no examples; add some, or name another")
         return found

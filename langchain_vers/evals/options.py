@@ -12,7 +12,7 @@ import langsmith
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
 from langchain_vers.evals.agents import Agent, Work, check_tools, work_of
-from langchain_vers.evals.evaluators import Evaluator
+from langchain_vers.evals.evaluators import Evaluator, listed
 from langchain_vers.evals.examples import Data
 from langchain_vers.machine import Machine
 
@@ -46,6 +46,8 @@ class Options:
     sync: bool
     work: Work = field(init=False)
     """How the agent is put to work."""
+    judges: list[Evaluator] = field(init=False)
+    """The evaluators, as a list."""
     source: str = field(init=False)
     """What is branched."""
 
@@ -65,10 +67,7 @@ class Options:
         seconds = self.timeout
         if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf):
             raise BadInput(f"timeout must be a number of seconds above 0, or None, not {seconds!r}")
-        if isinstance(self.evaluators, str) or not (callable(self.evaluators) or isinstance(self.evaluators, Iterable)):
-            raise BadInput(f"evaluators must be functions, not {self.evaluators!r}")
-        if not callable(self.evaluators):
-            self.evaluators = list(self.evaluators)
+        self.judges = listed(self.evaluators)
         if not isinstance(self.base, str | Machine):
             raise BadInput(f"base must be a commit, a tag or a VM by its name, not {self.base!r}")
         self.source = self.base.vm_id if isinstance(self.base, Machine) else self.base

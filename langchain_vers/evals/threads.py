@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+POLL_SECONDS = 0.1
+"""How soon a sync call notices that the task around it was cancelled."""
 _numbers = itertools.count(1)
 
 
@@ -83,15 +85,25 @@ def run_beside(main: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:
             ended.set_exception(error)
 
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="langchain-vers-evaluation", daemon=True).start()
-    try:
-        return ended.result()
-    except KeyboardInterrupt:
+    def cancel() -> None:
         started.wait()
         if task is not None and not ended.done():
             with contextlib.suppress(RuntimeError):
                 task.get_loop().call_soon_threadsafe(task.cancel)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(work,), name="langchain-vers-evaluation", daemon=True).start()
+    around, told = asyncio.current_task(), False
+    try:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return ended.result(timeout=None if told or around is None else POLL_SECONDS)
+            # Under `asyncio.run` the first Ctrl-C only cancels the task that stands still here.
+            if around is not None and around.cancelling():
+                told = True
+                cancel()
+    except KeyboardInterrupt:
+        cancel()
         with contextlib.suppress(BaseException):
             ended.result()
         raise

@@ -158,7 +158,7 @@ async def aevaluate_on_branches(
 
 
 async def _evaluate(options: Options) -> BranchResults:
-    attachments = takes_attachments(options.evaluators)
+    attachments = takes_attachments(options.judges)
     examples = await asyncio.to_thread(examples_of, options.data, options.client, upload=options.upload, attachments=attachments)
     client = options.client if options.upload else Offline()
     total = len(examples) * options.repetitions
@@ -169,7 +169,7 @@ async def _evaluate(options: Options) -> BranchResults:
         ahead = Ahead(branches, total, spares=min(concurrency, MAX_SPARES))
         with watched(total, prefix, show=options.progress) as watch:
             course = Course(options, branches, ahead, watch)
-            judges = [*prepared(options.evaluators, course.find), Last(course.looked_at)]
+            judges = [*prepared(options.judges, course.find), Last(course.looked_at)]
             broken_off = True
             try:
                 await ahead.start(concurrency)
