@@ -578,6 +578,9 @@ class BackendContext:
     async def _close(self) -> None:
         await asyncio.gather(self.registry.close(), self.local.close(), self.link.close(), return_exceptions=True)
 
+    def __repr__(self) -> str:
+        return "BackendContext()"  # the same in every process: traces and LangSmith's examples show it where it is an argument
+
     def __enter__(self) -> Self:
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -552,12 +551,13 @@ def test_what_is_uploaded(context: BackendContext, golden: str, asynchronous: bo
             metadata={"why": "test"},
         )
         client.flush()
-        wait_for(lambda: len(server.feedback) >= 6 or len(feedback_of(server)) >= 6)
+        wait_for(lambda: len(server.verdicts()) == 6)
         client.cleanup()
-        runs = server.runs()
+        runs, verdicts = server.runs(), server.verdicts()
         [experiment] = server.experiments.values()
     assert experiment["name"] == results.name and experiment["extra"]["metadata"]["why"] == "test"
     assert experiment["extra"]["metadata"]["vers_base"] == golden
+    assert sorted(str(each.get("score")) for each in verdicts if each["key"] == "on_disk") == ["False", "True", "True"]
     roots = {str(run["reference_example_id"]): run for run in runs.values() if run.get("reference_example_id")}
     for row in results:
         run = roots[str(row.example.id)]
@@ -568,10 +568,6 @@ def test_what_is_uploaded(context: BackendContext, golden: str, asynchronous: bo
         assert [each["extra"]["metadata"]["vers_machine_id"] for each in below] == ([] if row.error else [row.machine_id])
     judged = [run for run in runs.values() if run["name"] == "on_disk"]
     assert {run["extra"]["metadata"]["vers_machine_id"] for run in judged} == {row.machine_id for row in results}
-
-
-def feedback_of(server: LangSmith) -> list[str]:
-    return re.findall(r'name="feedback\.', server.everything().decode(errors="replace"))
 
 
 def test_nothing_is_sent_offline(context: BackendContext, golden: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,6 @@ class LangSmith(Collector):
         self.datasets: dict[str, dict[str, Any]] = {}
         self.examples: dict[str, dict[str, Any]] = {}
         self.experiments: dict[str, dict[str, Any]] = {}
-        self.feedback: list[dict[str, Any]] = []
 
     def add_dataset(self, name: str, *examples: dict[str, Any]) -> str:
         """A dataset with these examples (`inputs`, `outputs`); its id."""
@@ -52,13 +51,12 @@ class LangSmith(Collector):
                 return 200, self.experiments[rest[0]]
             return 200, self.experiments[rest[0]] if rest else list(self.experiments.values())
         if kind == "feedback":
-            self.feedback.append(told)
             return 200, told
         return super().reply(method, path, body)
 
     def _datasets(self, method: str, rest: list[str], query: dict[str, str], told: Any) -> tuple[int, Any]:
         if method == "POST":
-            dataset = _made(**told)
+            dataset = _made(**{"metadata": told.get("extra", {}).get("metadata"), **told})
             self.datasets[dataset["id"]] = dataset
             return 200, dataset
         if rest and method == "GET":

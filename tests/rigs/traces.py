@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import threading
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,16 +59,24 @@ class Collector(ThreadingHTTPServer):
         runs: dict[str, dict[str, Any]] = {}
         for path, headers, body in self.received:
             if path.endswith("/runs/multipart"):
-                for part in _parts(headers["content-type"], body):
-                    about = str(part.get_param("name", header="content-disposition")).split(".")
+                for about, content in _parts(headers["content-type"], body):
                     if about[0] in {"post", "patch"}:
-                        content = json.loads(part.get_payload(decode=True))  # type: ignore[arg-type]
                         _merge(runs.setdefault(about[1], {}), content if len(about) == 2 else {about[2]: content})
             elif path.endswith("/runs/batch"):
                 batch = json.loads(body)
                 for run in [*batch.get("post", ()), *batch.get("patch", ())]:
                     _merge(runs.setdefault(run["id"], {}), run)
         return runs
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The feedback that was given."""
+        found: list[dict[str, Any]] = []
+        for path, headers, body in self.received:
+            if path.endswith("/runs/multipart"):
+                found += [content for about, content in _parts(headers["content-type"], body) if about[0] == "feedback"]
+            elif path.endswith("/feedback") and body:
+                found.append(json.loads(body))
+        return found
 
     def reply(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         """Status and content of the answer to a request; whoever plays more of LangSmith overrides it."""
@@ -85,9 +94,13 @@ class Collector(ThreadingHTTPServer):
         self.server_close()
 
 
-def _parts(content_type: str, body: bytes) -> list[Message]:
+def _parts(content_type: str, body: bytes) -> Iterator[tuple[list[str], Any]]:
+    """What a body is made of: the parts' names, split at the dots, and their contents."""
     message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
-    return message.get_payload()  # type: ignore[return-value]
+    for part in message.get_payload():
+        assert isinstance(part, Message)
+        about = str(part.get_param("name", header="content-disposition")).split(".")
+        yield about, json.loads(part.get_payload(decode=True))  # type: ignore[arg-type]
 
 
 def _merge(run: dict[str, Any], news: dict[str, Any]) -> None:
