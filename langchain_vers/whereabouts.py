@@ -42,7 +42,7 @@ class Whereabouts:
         self._remember(holder, attachment, None)
 
     def forget(self, holder: str | None) -> None:
-        """Nobody will come for what is known of a lane."""
+        """Nobody will come for what is known of a lane, or of a thread that is over."""
         for known in (self._told, self._remembered, self._calls):
             known.pop(holder, None)
 
@@ -65,11 +65,6 @@ class Whereabouts:
             if holder not in self._remembered:
                 self._remember(holder, beginning, None)
         return self._remembered.get(holder, HERE)
-
-    def forget(self, holder: str | None) -> None:
-        """A thread is over: where it was is of no interest any more."""
-        for known in (self._remembered, self._calls, self._told):
-            known.pop(holder, None)
 
     def holders(self, machine_id: str) -> list[str | None]:
         """Who was last on a machine."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from langchain_vers.branches import Branches
     from langchain_vers.evals.ahead import Ahead
     from langchain_vers.evals.options import Options
-    from langchain_vers.evals.progress import Watch
+    from langchain_vers.evals.progress import Tally
 
 SWEEP_SECONDS = 5.0
 """How often it is looked, at most, whether agents have left machines that they made themselves."""
@@ -57,11 +57,11 @@ class Slot:
 class Course:
     """Coroutines of the event loop that the evaluation was called on."""
 
-    def __init__(self, options: Options, branches: Branches, ahead: Ahead, watch: Watch) -> None:
+    def __init__(self, options: Options, branches: Branches, ahead: Ahead, tally: Tally) -> None:
         self._options = options
         self._branches = branches
         self._ahead = ahead
-        self._watch = watch
+        self._tally = tally
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._swept = time.monotonic()
@@ -78,7 +78,7 @@ class Course:
         assert run is not None  # LangSmith traces it, at least for its own use
         number = len(self.slots)
         slot = self.slots[run.id] = Slot(number, f"evaluation-{self._name}-{number}")
-        self._watch.began()
+        self._tally.began()
         context = self._options.context
         config: RunnableConfig = {"configurable": {"thread_id": slot.thread}}
         began = time.monotonic()
@@ -105,7 +105,7 @@ class Course:
         """All evaluators have had their look: the machine goes, unless it is to be kept."""
         slot = self.slots[run_id]
         feedback = slot.feedback.values()
-        self._watch.ended(passed(slot.error, slot.evaluator_errors, feedback))
+        self._tally.ended(passed(slot.error, slot.evaluator_errors, feedback))
         wanted = self._options.keep
         slot.keep = wanted == "always" or (wanted == "failures" and failed(slot.error, slot.evaluator_errors, feedback))
         if slot.machine is not None and not slot.keep:

@@ -1,4 +1,4 @@
-"""Sync code beside an event loop, and a coroutine beside sync code, without threads that anybody has to wait for.
+"""Sync code beside an event loop, in threads that nobody has to wait for.
 
 The threads are daemons: Python waits for those of `asyncio.to_thread` when it exits, and an agent that hangs would hold it up for ever.
 """
@@ -10,13 +10,10 @@ import contextlib
 import contextvars
 import itertools
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-POLL_SECONDS = 0.1
-"""How soon a sync call notices that the task around it was cancelled."""
 _numbers = itertools.count(1)
 
 
@@ -57,53 +54,3 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
     threading.Thread(target=work, name=f"langchain-vers-agent-{next(_numbers)}", daemon=True).start()
     return await outcome
-
-
-def run_beside(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end from sync code, also where the calling thread has a running loop, as in notebooks.
-
-    Ctrl-C cancels it and waits for its clean-up; a second one does not wait.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        with asyncio.Runner() as runner:
-            return runner.run(main)
-    ended: Future[T] = Future()
-    task: asyncio.Task[T] | None = None
-    started = threading.Event()
-
-    async def tracked() -> T:
-        nonlocal task
-        task = asyncio.current_task()
-        started.set()
-        return await main
-
-    def work() -> None:
-        try:
-            ended.set_result(asyncio.run(tracked()))
-        except BaseException as error:
-            ended.set_exception(error)
-
-    def cancel() -> None:
-        started.wait()
-        if task is not None and not ended.done():
-            with contextlib.suppress(RuntimeError):
-                task.get_loop().call_soon_threadsafe(task.cancel)
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="langchain-vers-evaluation", daemon=True).start()
-    around, told = asyncio.current_task(), False
-    try:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                return ended.result(timeout=None if told or around is None else POLL_SECONDS)
-            # Under `asyncio.run` the first Ctrl-C only cancels the task that stands still here.
-            if around is not None and around.cancelling():
-                told = True
-                cancel()
-    except KeyboardInterrupt:
-        cancel()
-        with contextlib.suppress(BaseException):
-            ended.result()
-        raise

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import langsmith
 from langsmith.run_helpers import traceable
 
+from langchain_vers._loops import run_on_a_loop
 from langchain_vers.branches import Branches
 from langchain_vers.context import BackendContext
 from langchain_vers.evals.agents import Agent, name_of
@@ -31,10 +32,10 @@ from langchain_vers.evals.evaluators import Evaluator, Last, prepared, takes_att
 from langchain_vers.evals.examples import Data, examples_of
 from langchain_vers.evals.offline import Offline
 from langchain_vers.evals.options import Keep, Options
-from langchain_vers.evals.progress import watched
+from langchain_vers.evals.progress import Tally
 from langchain_vers.evals.results import BranchResults, Row
-from langchain_vers.evals.threads import run_beside
 from langchain_vers.machine import Machine
+from langchain_vers.progress import progress_bar
 
 if TYPE_CHECKING:
     from langsmith.evaluation import AsyncExperimentResults
@@ -114,7 +115,7 @@ def evaluate_on_branches(
         progress,
         sync=True,
     )
-    return run_beside(_evaluate(options))
+    return run_on_a_loop(_evaluate(options))
 
 
 async def aevaluate_on_branches(
@@ -167,8 +168,8 @@ async def _evaluate(options: Options) -> BranchResults:
     started = time.monotonic()
     async with Branches(options.context, options.source, labels={LABEL: prefix[:60]}) as branches:
         ahead = Ahead(branches, total, spares=min(concurrency, MAX_SPARES))
-        with watched(total, prefix, show=options.progress) as watch:
-            course = Course(options, branches, ahead, watch)
+        with progress_bar(prefix, total, shown=options.progress) as bar:
+            course = Course(options, branches, ahead, Tally(bar))
             judges = [*prepared(options.judges, course.find), Last(course.looked_at)]
             broken_off = True
             try:
