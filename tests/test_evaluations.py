@@ -92,7 +92,7 @@ def evaluate(asynchronous: bool, *args: Any, **kwargs: Any) -> BranchResults:
     return evaluate_on_branches(*args, **kwargs)
 
 
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
+@pytest.fixture(params=[pytest.param(False, id="sync", marks=pytest.mark.full), pytest.param(True, id="async")])
 def asynchronous(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
@@ -113,7 +113,14 @@ def size(run: Any, machine: Machine) -> dict[str, Any]:
 # --- what it is for ---
 
 
-@pytest.mark.parametrize("kind", ["function", "coroutine", "runnable"])
+@pytest.mark.parametrize(
+    ("kind", "asynchronous"),
+    [
+        pytest.param(kind, asynchronous, marks=() if (kind == "coroutine") is asynchronous else pytest.mark.full)
+        for kind in ("function", "coroutine", "runnable")
+        for asynchronous in (False, True)
+    ],
+)
 def test_each_example_has_a_machine_of_its_own(context: BackendContext, golden: str, asynchronous: bool, kind: str) -> None:
     tools, before = Tools(context), ids(context)
 
@@ -134,7 +141,7 @@ def test_each_example_has_a_machine_of_its_own(context: BackendContext, golden: 
     assert len({row.machine_id for row in results} - {None}) == 3 and results.keys == ["right", "on_disk", "bytes"]
     assert [results.pass_rate(key) for key in (None, *results.keys)] == [1.0, 1.0, 1.0, None]
     assert results.scores("bytes") == [10, 10, 10]
-    assert all(row.passed and not row.failed and row.error is None and row.seconds > 0 for row in results)
+    assert all(row.passed and row.error is None and row.seconds > 0 for row in results)
     assert ids(context) == before and results.kept == {}
 
 
@@ -221,8 +228,17 @@ def test_keeping_all(context: BackendContext, golden: str) -> None:
     assert ids(context) - before == {row.machine_id for row in results} == set(results.kept.values())
 
 
-@pytest.mark.parametrize("ending", [asyncio.CancelledError(), SystemExit(3), StopIteration(), KeyError()], ids=repr)
-@pytest.mark.parametrize("kind", ["function", "coroutine"])
+ENDINGS = [asyncio.CancelledError(), SystemExit(3), StopIteration(), KeyError()]
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        pytest.param(ending, kind, marks=pytest.mark.full if (number + (kind == "function")) % 2 else (), id=f"{ending!r}-{kind}")
+        for number, ending in enumerate(ENDINGS)
+        for kind in ("function", "coroutine")
+    ],
+)
 def test_agents_that_end_oddly(context: BackendContext, golden: str, ending: BaseException, kind: str) -> None:
     def function(inputs: dict[str, Any]) -> dict[str, Any]:
         if inputs["name"] == "bob":
@@ -236,7 +252,7 @@ def test_agents_that_end_oddly(context: BackendContext, golden: str, ending: Bas
     assert [row.error is None for row in results] == [True, False, True], [row.error for row in results]
 
 
-@pytest.mark.parametrize("kind", ["function", "coroutine", "runnable"])
+@pytest.mark.parametrize("kind", ["function", "coroutine", pytest.param("runnable", marks=pytest.mark.full)])
 def test_an_agent_that_hangs(context: BackendContext, golden: str, kind: str) -> None:
     tools, before, released = Tools(context), ids(context), threading.Event()
 
@@ -279,6 +295,18 @@ def test_an_evaluator_that_fails(context: BackendContext, golden: str) -> None:
     assert [row.passed for row in results] == [True, False, False] and list(results.kept) == [1, 2]
     assert len(ids(context) - before) == 2
     assert "bad: the command 'exit 3'" in str(results)
+
+
+def test_a_measure_of_nothing_is_no_failure(context: BackendContext, golden: str) -> None:
+    def lines(inputs: dict[str, Any]) -> int:
+        return {"ann": 0, "bob": 7, "eve": 1}[inputs["name"]]
+
+    before = ids(context)
+    judges = [lines, lambda inputs: {"key": "fine", "score": int(inputs["name"] != "eve")}]
+    results = evaluate(False, lambda inputs: {"x": 1}, DATA, judges, context=context, base=golden, keep="failures")
+    assert results.measured == {"lines"} and results.pass_rate("lines") is None and results.scores("lines") == [0, 7, 1]
+    assert [row.passed for row in results] == [True, True, False] and list(results.kept) == [2]
+    assert ids(context) - before == {results.kept[2]}
 
 
 def test_agents_that_leave_their_machine(context: BackendContext, golden: str) -> None:
@@ -394,7 +422,12 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize(
-    ("kind", "inside"), [("function", "-"), ("coroutine", "-"), pytest.param("coroutine", "inside", marks=pytest.mark.full)]
+    ("kind", "inside"),
+    [
+        pytest.param("function", "-", marks=pytest.mark.full),
+        ("coroutine", "-"),
+        pytest.param("coroutine", "inside", marks=pytest.mark.full),
+    ],
 )
 def test_ctrl_c(context: BackendContext, golden: str, vers_data: Path, kind: str, inside: str) -> None:
     before = ids(context)
@@ -462,12 +495,12 @@ def agent(inputs: dict[str, Any]) -> dict[str, Any]:
     ],
     ids=lambda value: ",".join(f"{name}={each!r}"[:40] for name, each in value.items()) if isinstance(value, dict) else "",
 )
-def test_nonsense_is_refused_before_anything_runs(context: BackendContext, golden: str, changes: dict[str, Any], said: str) -> None:
-    before = ids(context)
-    arguments = {"agent": agent, "data": DATA, "evaluators": [right], "context": context, "base": golden, **changes}
-    with pytest.raises(BadInput, match=said):
-        evaluate(False, arguments.pop("agent"), arguments.pop("data"), arguments.pop("evaluators"), **arguments)
-    assert ids(context) == before
+def test_nonsense_is_refused_before_anything_runs(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with BackendContext(data_dir=tmp_path / "none", local=False) as context:
+        arguments = {"agent": agent, "data": DATA, "evaluators": [right], "context": context, "base": "golden", **changes}
+        with pytest.raises(BadInput, match=said):
+            evaluate(False, arguments.pop("agent"), arguments.pop("data"), arguments.pop("evaluators"), **arguments)
+    assert not (tmp_path / "none").exists()  # no server was started, or asked
 
 
 def test_a_context_that_allows_work_on_this_machine(clean: Path, vers_data: Path) -> None:
@@ -482,7 +515,9 @@ def test_an_agent_whose_tools_are_of_another_context(context: BackendContext, go
             evaluate(False, foreign, DATA, context=context, base=golden)
 
 
-@pytest.mark.parametrize("base", ["no-such-thing", "3f2a91c0-7b1e-4c1a-9c55-6f6f3a1d2b4c", "repo:none"])
+@pytest.mark.parametrize(
+    "base", ["no-such-thing", "3f2a91c0-7b1e-4c1a-9c55-6f6f3a1d2b4c", pytest.param("repo:none", marks=pytest.mark.full)]
+)
 def test_a_base_that_is_not_there(context: BackendContext, base: str, asynchronous: bool) -> None:
     before = ids(context)
     with pytest.raises(Gone):

@@ -109,6 +109,7 @@ def suite(server: BackendContext, vers_data: Path, tmp_path: Path) -> Suite:
     return Suite(tmp_path, info)
 
 
+@pytest.mark.full
 def test_each_test_has_a_machine_which_goes_with_it(suite: Suite, server: BackendContext) -> None:
     before = ids(server)
     said = suite.run(SUITE)
@@ -116,6 +117,7 @@ def test_each_test_has_a_machine_which_goes_with_it(suite: Suite, server: Backen
     assert ids(server) == before
 
 
+@pytest.mark.full
 def test_machines_of_failures_are_kept_on_request(suite: Suite, server: BackendContext) -> None:
     before = ids(server)
     said = suite.run(SUITE, "--vers-keep=failures")
@@ -157,6 +159,7 @@ def test_markers_and_settings(suite: Suite, server: BackendContext) -> None:
     assert len(ids(server) - before) == 1
 
 
+@pytest.mark.full
 def test_fixtures_may_be_overridden(suite: Suite, server: BackendContext) -> None:
     golden = server_machine(server)
     (suite.folder / "conftest.py").write_text(
@@ -180,7 +183,9 @@ def server_machine(context: BackendContext) -> Machine:
     return machine
 
 
-@pytest.mark.parametrize("options", [(), ("-p", "no:langsmith_plugin")], ids=["with", "without"])
+@pytest.mark.parametrize(
+    "options", [pytest.param((), id="with", marks=pytest.mark.full), pytest.param(("-p", "no:langsmith_plugin"), id="without")]
+)
 def test_whoever_asks_for_nothing_pays_nothing(suite: Suite, options: Any) -> None:
     said = suite.run(
         """

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from langchain_vers.context import THREAD_LABEL, BackendContext
 from langchain_vers.errors import Gone, VersError
 from langchain_vers.evals.agents import see_through
 from langchain_vers.evals.evaluators import say_of_run
-from langchain_vers.evals.results import failed, passed
+from langchain_vers.evals.results import measures, verdict
 from langchain_vers.machine import Machine
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Slot:
         if error is not None:
             self.evaluator_errors[name] = _said(error)
 
+    def passed(self, measured: Collection[str]) -> bool | None:
+        """See `results.verdict`."""
+        return verdict(self.error, self.evaluator_errors, self.feedback, measured)
+
 
 class Course:
     """Coroutines of the event loop that the evaluation was called on."""
@@ -70,6 +74,8 @@ class Course:
         self._name = uuid.uuid4().hex[:8]
         self.slots: dict[uuid.UUID, Slot] = {}
         """By the id of the run."""
+        self.measured: set[str] = set()
+        """The keys by which something is measured, as far as the evaluators have shown it."""
 
     async def target(self, inputs: dict[str, Any]) -> Any:  # noqa: ANN401  # what the agent gives
         """What LangSmith takes for the agent: it is given a machine first."""
@@ -104,10 +110,10 @@ class Course:
     def looked_at(self, run_id: uuid.UUID) -> None:
         """All evaluators have had their look: the machine goes, unless it is to be kept."""
         slot = self.slots[run_id]
-        feedback = slot.feedback.values()
-        self._tally.ended(passed(slot.error, slot.evaluator_errors, feedback))
-        wanted = self._options.keep
-        slot.keep = wanted == "always" or (wanted == "failures" and failed(slot.error, slot.evaluator_errors, feedback))
+        self.measured |= measures(slot.feedback.values())
+        passed = slot.passed(self.measured)
+        self._tally.ended(passed)
+        slot.keep = self._options.keep == "always" or (self._options.keep == "failures" and passed is False)
         if slot.machine is not None and not slot.keep:
             self._spawn(self._tidy(slot, slot.machine))
 
@@ -148,7 +154,9 @@ class Course:
                     task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._ahead.close()
-        kept = set() if broken_off else {slot.thread for slot in self.slots.values() if slot.keep}
+        for slot in self.slots.values():  # what seemed to be a failure may have been a measure of 0
+            slot.keep = slot.keep and not broken_off and (self._options.keep == "always" or slot.passed(self.measured) is False)
+        kept = {slot.thread for slot in self.slots.values() if slot.keep}
         for slot in self.slots.values():
             if slot.thread in kept and slot.machine is not None:
                 self._branches.keep(slot.machine)

@@ -71,21 +71,16 @@ def score(value: float | bool | None) -> str:
     return f"{value:.3g}"
 
 
-def total(rate: float | None, mean: float | None, *, measured: bool) -> str:
+def total(rate: float | None, mean: float | None) -> str:
     """What stands below a column: the pass rate, or the mean where something is measured."""
-    if rate is not None and not measured:
+    if rate is not None:
         return f"{rate:.0%}"
     return "–" if mean is None else f"⌀ {mean:.3g}"
 
 
-def measures(lines: Sequence[Line], key: str) -> bool:
-    """Whether an evaluator measures something rather than saying pass or fail."""
-    return any(value is not None and value not in {0, 1} for value in (line.scores.get(key) for line in lines))
-
-
 def duration(seconds: float) -> str:
     """Seconds as people read them."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
@@ -108,7 +103,7 @@ def _headed(lines: Sequence[Line], keys: Sequence[str]) -> tuple[list[str], list
 
 
 def _foot(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, noted: bool) -> list[str]:
-    said = [total(totals.rates.get(key), totals.means.get(key), measured=measures(lines, key)) for key in keys]
+    said = [total(totals.rates.get(key), totals.means.get(key)) for key in keys]
     return ["", f"{len(lines)} in {duration(totals.seconds)}", *said, f"⌀ {duration(totals.agent_seconds)}", *([""] if noted else [])]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langsmith.evaluation.evaluator import EvaluationResult
@@ -22,25 +22,45 @@ def passes(score: object) -> bool | None:
     return bool(score) if isinstance(score, bool | int | float) and score in {0, 1} else None
 
 
+def measures(found: Iterable[EvaluationResult]) -> set[str]:
+    """The keys by which something is measured: what else than True, False, 0 and 1 has been given under them. Their 0 is no failure."""
+    return {each.key for each in found if each.score is not None and passes(each.score) is None}
+
+
+def verdict(
+    error: object, evaluator_errors: Mapping[str, object], feedback: Mapping[str, EvaluationResult], measured: Collection[str]
+) -> bool | None:
+    """Whether an example passed. It has not if its agent or an evaluator failed, or an evaluator gave False or 0; None: nothing was said
+    about that. `measured`: the keys by which something is measured.
+    """
+    said = [passes(each.score) for key, each in feedback.items() if key not in measured]
+    if error is not None or evaluator_errors or False in said:
+        return False
+    return True if True in said else None
+
+
 @dataclass(frozen=True)
 class Row:
     """One example, evaluated.
 
     Attributes:
         number: its place in the data, from 0; with repetitions it goes on counting.
-        example, run: as LangSmith has them.
-        outputs: what the agent gave; None if it failed.
+        example: as LangSmith has it.
+        run: as LangSmith has it.
+        passed: False if the agent or an evaluator failed, or an evaluator gave False or 0; None if nothing was said about that.
         error: why the agent failed, a sentence; None if it did not.
         feedback: what the evaluators said, by key.
         evaluator_errors: the evaluators that failed, and why.
         seconds: how long the agent worked.
         machine_id: the VM that it worked on, None if none could be made; `kept` tells whether it still exists.
         thread_id: the `configurable.thread_id` of its run.
+        kept: whether its machine was kept.
     """
 
     number: int
     example: Example
     run: Run
+    passed: bool | None
     error: str | None
     feedback: Mapping[str, EvaluationResult]
     evaluator_errors: Mapping[str, str]
@@ -51,31 +71,8 @@ class Row:
 
     @property
     def outputs(self) -> Mapping[str, Any] | None:
-        """What the agent gave."""
+        """What the agent gave; None if it failed."""
         return self.run.outputs
-
-    @property
-    def failed(self) -> bool:
-        """Whether the agent or an evaluator failed, or an evaluator gave False or 0."""
-        return failed(self.error, self.evaluator_errors, self.feedback.values())
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether it has not failed, and something said so; None if nothing was said about that."""
-        return passed(self.error, self.evaluator_errors, self.feedback.values())
-
-
-def failed(error: object, evaluator_errors: Mapping[str, Any], feedback: Sequence[EvaluationResult] | Any) -> bool:  # noqa: ANN401  # or a view
-    """See `Row.failed`."""
-    return error is not None or bool(evaluator_errors) or any(passes(each.score) is False for each in feedback)
-
-
-def passed(error: object, evaluator_errors: Mapping[str, Any], feedback: Sequence[EvaluationResult] | Any) -> bool | None:  # noqa: ANN401  # or a view
-    """See `Row.passed`."""
-    several = list(feedback)
-    if failed(error, evaluator_errors, several):
-        return False
-    return True if any(passes(each.score) for each in several) else None
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,10 @@ class BranchResults:
     rows: Sequence[Row]
     experiment: AsyncExperimentResults
     seconds: float
-    keys: Sequence[str] = field(default=())
+    keys: Sequence[str] = ()
     """The keys of the feedback, in the order of the evaluators."""
+    measured: Collection[str] = ()
+    """Those by which something is measured, such as bytes or lines; the others say whether something passed."""
 
     @property
     def name(self) -> str:
@@ -116,9 +115,11 @@ class BranchResults:
 
     def pass_rate(self, key: str | None = None) -> float | None:
         """The part of the rows, 0 to 1, to which an evaluator gave True or 1 (None: that passed altogether). Rows of which nothing can be
-        said for sure have not passed; None if none of them was ever said to pass or fail.
+        said for sure have not passed; None if no row was said to pass or fail.
         """
         verdicts = [row.passed for row in self.rows] if key is None else [passes(score) for score in self.scores(key)]
+        if key in self.measured:
+            return None
         if all(verdict is None for verdict in verdicts):
             return None
         return sum(verdict is True for verdict in verdicts) / len(verdicts)

@@ -76,7 +76,7 @@ def evaluate_on_branches(
         context: routes the agent's tools; must be made with `local=False`.
         base: what the branches begin as: a commit's id, a tag, or a VM (as it is when each branch is made).
         concurrency: how many examples are worked on at once. As many machines, and at most 8 more, exist at a time.
-        keep: "failures" keeps the machines of examples that failed (see `Row.failed`), "always" all; `BranchResults.kept` names them.
+        keep: "failures" keeps the machines of examples that did not pass (see `Row`), "always" all; `BranchResults.kept` names them.
         timeout: seconds that the agent may work on an example; None: for ever. A sync agent cannot be stopped: it is left alone, and
             its machine is taken away from it.
         upload_results: whether LangSmith gets to know of it; False: nothing leaves this process.
@@ -212,6 +212,7 @@ async def _results(course: Course, experiment: AsyncExperimentResults, seconds: 
                 number=slot.number,
                 example=found["example"],
                 run=found["run"],
+                passed=slot.passed(course.measured),
                 error=slot.error,
                 feedback=slot.feedback,
                 evaluator_errors=slot.evaluator_errors,
@@ -223,7 +224,7 @@ async def _results(course: Course, experiment: AsyncExperimentResults, seconds: 
         )
     rows.sort(key=lambda row: row.number)
     keys = list(dict.fromkeys(key for row in rows for key in (*row.feedback, *row.evaluator_errors)))
-    return BranchResults(rows, experiment, seconds, keys)
+    return BranchResults(rows, experiment, seconds, keys, frozenset(course.measured))
 
 
 def _only_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
