@@ -36,13 +36,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Slot:
-    """An example that is being worked on. `seconds`: what the agent has taken."""
+    """An example that is being worked on; its times in seconds, as `Row` has them."""
 
     number: int
     thread: str
     machine: Machine | None = None
     error: str | None = None
+    waited: float = 0.0
     seconds: float = 0.0
+    judged: float = 0.0
+    ended: float = 0.0
+    """When the agent was done, by the monotonic clock."""
     keep: bool = False
     feedback: dict[str, EvaluationResult] = field(default_factory=dict)
     evaluator_errors: dict[str, str] = field(default_factory=dict)
@@ -94,13 +98,15 @@ class Course:
                 context.commits[machine.vm_id] = machine.commit
             say_of_run(machine, vers_thread=slot.thread)
             await context.aattach(machine.vm_id, config)
+            slot.waited = time.monotonic() - began
             began = time.monotonic()
             return await see_through(self._options.work(inputs, config, machine), self._options.timeout)
         except Exception as error:
             slot.error = _said(error)
             raise
         finally:
-            slot.seconds = time.monotonic() - began
+            slot.ended = time.monotonic()
+            slot.seconds = slot.ended - began
 
     def find(self, run_id: uuid.UUID) -> Slot:
         """The example of a run that an evaluator is about to look at."""
@@ -110,6 +116,7 @@ class Course:
     def looked_at(self, run_id: uuid.UUID) -> None:
         """All evaluators have had their look: the machine goes, unless it is to be kept."""
         slot = self.slots[run_id]
+        slot.judged = time.monotonic() - slot.ended
         self.measured |= measures(slot.feedback.values())
         passed = slot.passed(self.measured)
         self._tally.ended(passed)

@@ -51,7 +51,7 @@ class Row:
         error: why the agent failed, a sentence; None if it did not.
         feedback: what the evaluators said, by key.
         evaluator_errors: the evaluators that failed, and why.
-        seconds: how long the agent worked.
+        seconds: how long the agent worked; `waited`: until it had its machine; `judged`: the evaluators, after it.
         machine_id: the VM that it worked on, None if none could be made; `kept` tells whether it still exists.
         thread_id: the `configurable.thread_id` of its run.
         kept: whether its machine was kept.
@@ -68,6 +68,8 @@ class Row:
     machine_id: str | None
     thread_id: str
     kept: bool = False
+    waited: float = 0.0
+    judged: float = 0.0
 
     @property
     def outputs(self) -> Mapping[str, Any] | None:

@@ -220,6 +220,8 @@ async def _results(course: Course, experiment: AsyncExperimentResults, seconds: 
                 machine_id=None if slot.machine is None else slot.machine.vm_id,
                 thread_id=slot.thread,
                 kept=slot.keep,
+                waited=slot.waited,
+                judged=slot.judged,
             )
         )
     rows.sort(key=lambda row: row.number)
