@@ -20,12 +20,13 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tracers.langchain import wait_for_all_tracers
+from langgraph.checkpoint.memory import InMemorySaver
 from langsmith import Client
 from langsmith.evaluation import EvaluationResult, run_evaluator
 from rigs.langsmith import LangSmith
 from rigs.waiting import wait_for
 
-from langchain_vers import BackendContext, VersToolkit
+from langchain_vers import BackendContext, VersSaver, VersToolkit
 from langchain_vers._io import run
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.integrations.langsmith import BranchResults, aevaluate_on_branches, evaluate_on_branches
@@ -156,6 +157,18 @@ def test_an_agent_of_create_agent(context: BackendContext, golden: str, asynchro
     results = evaluate(asynchronous, agent, data, answered, context=context, base=golden, experiment_prefix="answers")
     assert results.pass_rate() == 1.0 and results.name.startswith("answers-")
     assert results.rows[0].outputs is not None and results.rows[0].outputs["messages"][-1].content == "done"
+
+
+def test_an_agent_whose_machines_are_versioned(context: BackendContext, golden: str, asynchronous: bool) -> None:
+    script = [message(("bash", {"command": "echo ann >>greeting"})), message(("read", {"path": "greeting"}), first=1), AIMessage("done")]
+    saver = VersSaver(InMemorySaver(), context)
+    agent = create_agent(ScriptedModel(script=script), VersToolkit(context=context).get_tools(), checkpointer=saver)
+    before = ids(context)
+    data = [{"inputs": {"messages": [{"role": "user", "content": f"go {n}"}]}} for n in range(2)]
+    results = evaluate(
+        asynchronous, agent, data, lambda machine: machine.read_text("greeting") == "hello ann\n", context=context, base=golden
+    )
+    assert [row.passed for row in results] == [True, True] and ids(context) == before
 
 
 def test_a_base_that_is_a_machine(context: BackendContext) -> None:
@@ -474,6 +487,9 @@ def agent(inputs: dict[str, Any]) -> dict[str, Any]:
         ({"evaluators": ["tests"]}, "must be a function"),
         ({"evaluators": "tests"}, "must be functions"),
         ({"evaluators": 3}, "must be functions"),
+        ({"evaluators": [max]}, "evaluator max does not say what it takes"),
+        ({"evaluators": [dict]}, "must be a function"),
+        ({"agent": max}, "agent max does not say what it takes"),
         ({"concurrency": 0}, "at least 1, not 0"),
         ({"concurrency": -1}, "at least 1, not -1"),
         ({"concurrency": None}, "at least 1, not None"),

@@ -52,7 +52,7 @@ def work_of(agent: Agent, *, sync: bool) -> Work:
 
 def _takes(function: Callable[..., Any]) -> list[str]:
     """Which of `config` and `machine` a function takes."""
-    parameters = inspect.signature(function).parameters
+    parameters = signature_of(function, "the agent").parameters
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     others = [
         parameter
@@ -67,6 +67,18 @@ def _takes(function: Callable[..., Any]) -> list[str]:
         what = f"wants {', '.join(map(repr, unknown))}, which nobody gives it" if unknown else "does not take the inputs first"
         raise BadInput(f"the agent {_name(function)} {what}; write it as a function of (inputs, config, machine), or of fewer of these")
     return [name for name in _GIVEN if name in parameters or everything]
+
+
+def signature_of(function: Callable[..., Any], what: str) -> inspect.Signature:
+    """A function's parameters. `what`: what it is here, for the error.
+
+    Raises:
+        BadInput: Python does not know them, as of some that are built in.
+    """
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError):
+        raise BadInput(f"{what} {_name(function)} does not say what it takes; wrap it in a function that does") from None
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -14,6 +14,7 @@ from langsmith.run_helpers import get_current_run_tree
 from langsmith.schemas import Example, Run
 
 from langchain_vers.errors import BadInput, Gone
+from langchain_vers.evals.agents import signature_of
 from langchain_vers.evals.threads import in_thread
 
 if TYPE_CHECKING:
@@ -73,13 +74,14 @@ def prepared(evaluators: Iterable[Evaluator], find: Find) -> list[RunEvaluator]:
 
 def takes_attachments(evaluators: Iterable[Evaluator]) -> bool:
     """Whether one of them asks for the files of the examples."""
-    return any("attachments" in inspect.signature(each).parameters for each in evaluators if not isinstance(each, RunEvaluator))
+    functions = (each for each in evaluators if not isinstance(each, RunEvaluator))
+    return any("attachments" in signature_of(each, "the evaluator").parameters for each in functions)
 
 
 def _adapted(function: Callable[..., Any]) -> RunEvaluator:
     """A function as an evaluator: `machine` is filled in here, and a sync one does not hold up the others."""
     name = str(getattr(function, "__name__", None) or type(function).__name__)
-    signature = inspect.signature(function)
+    signature = signature_of(function, "the evaluator")
     _check(name, signature)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name != MACHINE]
     wants_machine = len(parameters) < len(signature.parameters)

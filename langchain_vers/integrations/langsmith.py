@@ -78,7 +78,7 @@ def evaluate_on_branches(
         concurrency: how many examples are worked on at once. As many machines, and at most 8 more, exist at a time.
         keep: "failures" keeps the machines of examples that did not pass (see `Row`), "always" all; `BranchResults.kept` names them.
         timeout: seconds that the agent may work on an example; None: for ever. A sync agent cannot be stopped: it is left alone, and
-            its machine is taken away from it.
+            its machine is taken away from it. Evaluators have no limit; `machine.run` has one.
         upload_results: whether LangSmith gets to know of it; False: nothing leaves this process.
         client: LangSmith's; default: its own.
         experiment_prefix: what the experiment's name begins with; default: the agent's name.

@@ -17,6 +17,7 @@ from rigs.network import NetworkThread, Relay
 from rigs.traces import Collector
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit
+from langchain_vers.backends.environment import Secret
 from langchain_vers.embedded.launcher import find_running
 from langchain_vers.policy import Ask, Deny, Policy, Rule
 
@@ -131,10 +132,13 @@ def test_what_fails(make_toolkit: Any, asynchronous: bool) -> None:
     assert failed("vers_vm_use", vm_id="none")["vers_error"] == "Gone"
 
 
-def test_a_call_that_is_broken_off(make_toolkit: Any) -> None:
-    toolkit = make_toolkit(local=False)
+def test_a_call_that_is_broken_off(make_toolkit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts are there, and have no secrets."""
+    monkeypatch.setenv("THE_SECRET", "sesame-0123456789")
+    toolkit = make_toolkit(local=False, env={"TOKEN": Secret("THE_SECRET")})
     traced = Traced(toolkit.get_tools(), True)
     vm_id = traced.ok("vers_vm_create")["vers_machine_id"]
+    traced.ok("bash", command='mkdir "$TOKEN"; cd "$TOKEN"')
 
     async def broken_off(client: Client) -> None:
         begun = threading.Event()
@@ -159,6 +163,7 @@ def test_a_call_that_is_broken_off(make_toolkit: Any) -> None:
         [run] = [run for run in collector.runs().values() if run["run_type"] == "tool"]
     told = facts(run)
     assert (told["vers_backend"], told["vers_machine_id"], told["vers_error"]) == ("vers", vm_id, "CancelledError")
+    assert told["vers_cwd"].endswith("/[secret THE_SECRET]") and b"sesame" not in collector.everything()
 
 
 def test_a_connection_that_is_made_anew(make_toolkit: Any, vers_data: Path, asynchronous: bool) -> None:
