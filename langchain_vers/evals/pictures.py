@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Totals:
     means: Mapping[str, float | None]
     agent_seconds: float
     seconds: float
+    measured: Collection[str] = ()
+    """The evaluators that measure."""
 
 
 def name_of(inputs: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None = None) -> str:
@@ -62,11 +64,11 @@ def shortened(text: str, width: int = WIDTH) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def score(value: float | bool | None) -> str:
-    """A score as people read it."""
+def score(value: float | bool | None, *, measure: bool = False) -> str:
+    """A score as people read it: as passed or failed where it says so, as a number where it is a `measure`."""
     if value is None:
         return "–"
-    if isinstance(value, bool) or value in {0, 1}:
+    if not measure and (isinstance(value, bool) or value in {0, 1}):
         return "✓" if value else "✗"
     return f"{value:.3g}"
 
@@ -91,11 +93,11 @@ def summary(count: int, rate: float | None, seconds: float) -> str:
     return f"{count} {'example' if count == 1 else 'examples'}{said}, {duration(seconds)}"
 
 
-def _headed(lines: Sequence[Line], keys: Sequence[str]) -> tuple[list[str], list[list[str]], bool]:
+def _headed(lines: Sequence[Line], keys: Sequence[str], measured: Collection[str]) -> tuple[list[str], list[list[str]], bool]:
     noted = any(line.note for line in lines)
     head = ["#", "example", *keys, "agent", *(["note"] if noted else [])]
     body = [
-        [str(line.number + 1), line.name, *(score(line.scores.get(key)) for key in keys), duration(line.seconds)]
+        [str(line.number + 1), line.name, *(score(line.scores.get(key), measure=key in measured) for key in keys), duration(line.seconds)]
         + ([shortened(line.note, NOTE)] if noted else [])
         for line in lines
     ]
@@ -109,7 +111,7 @@ def _foot(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, noted: 
 
 def text(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, title: str) -> str:
     """As plain text."""
-    head, body, noted = _headed(lines, keys)
+    head, body, noted = _headed(lines, keys, totals.measured)
     foot = _foot(lines, keys, totals, noted=noted)
     widths = [max(len(row[column]) for row in (head, *body, foot)) for column in range(len(head))]
     rule = ["─" * width for width in widths]
@@ -133,7 +135,7 @@ def table(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, title: 
         from rich.table import Table  # noqa: PLC0415
     except ImportError:
         raise Unsupported("a table needs the package rich; install langchain-vers[evals], or print the results as text") from None
-    head, body, noted = _headed(lines, keys)
+    head, body, noted = _headed(lines, keys, totals.measured)
     foot = [escape(cell) for cell in _foot(lines, keys, totals, noted=noted)]
     drawn = Table(title=escape(title), box=box.ROUNDED, show_footer=True, title_style="bold", border_style="dim")
     for column, name in enumerate(head):
@@ -148,7 +150,7 @@ def table(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, title: 
 
 def html(lines: Sequence[Line], keys: Sequence[str], totals: Totals, *, title: str) -> str:
     """As a table for notebooks."""
-    head, body, noted = _headed(lines, keys)
+    head, body, noted = _headed(lines, keys, totals.measured)
     foot = _foot(lines, keys, totals, noted=noted)
     colours = {"✓": PASSED, "✗": FAILED}
 
@@ -187,7 +189,7 @@ def plot(lines: Sequence[Line], rates: Mapping[str, float], *, title: str) -> Fi
     named = len(lines) <= 30
     height = 1.5 + max(0.46 * max(len(rates), 1), 0.26 * len(lines) if named else 3.2)
     figure = Shown(figsize=(9.5, height), dpi=100, layout="constrained", facecolor="white")
-    figure.suptitle(title, fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left", parse_math=False)
     if rates:
         left, right = figure.subplots(1, 2, width_ratios=(2, 3))
         _rates(left, rates, len(lines), rows=height / 0.62)
@@ -208,7 +210,7 @@ def _rates(axes: Axes, rates: Mapping[str, float], count: int, *, rows: float) -
         where, colour = (rate - 0.03, "white") if inside else (rate + 0.03, INK)
         words = f"{rate:.0%}  ({round(rate * count)} of {count})"
         axes.text(where, place, words, va="center", ha="right" if inside else "left", color=colour, fontsize=9, fontweight="bold")
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, names, parse_math=False)  # a name is no formula, whatever is in it
     axes.set_ylim(max(len(names), rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
@@ -227,7 +229,7 @@ def _durations(axes: Axes, lines: Sequence[Line], *, named: bool) -> None:
     if named:
         for place, line in enumerate(lines):
             axes.text(line.seconds + longest * 0.015, place, duration(line.seconds), va="center", fontsize=8, color=INK)
-        axes.set_yticks(range(len(lines)), [shortened(line.name, 24) for line in lines])
+        axes.set_yticks(range(len(lines)), [shortened(line.name, 24) for line in lines], parse_math=False)
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(lines)} examples", color=INK, fontsize=9)

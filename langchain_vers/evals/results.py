@@ -10,6 +10,7 @@ from langsmith.evaluation.evaluator import EvaluationResult
 from langsmith.schemas import Example, Run
 
 from langchain_vers.evals import pictures
+from langchain_vers.naming import short_id
 
 if TYPE_CHECKING:
     from langsmith.evaluation import AsyncExperimentResults
@@ -158,6 +159,7 @@ class BranchResults:
             means={key: _mean(self.scores(key)) for key in self.keys},
             agent_seconds=sum(row.seconds for row in self.rows) / len(self.rows) if self.rows else 0.0,
             seconds=self.seconds,
+            measured=self.measured,
         )
 
     def __iter__(self) -> Iterator[Row]:
@@ -181,10 +183,9 @@ class BranchResults:
 
 def _note(row: Row) -> str:
     """What there is to say of a row beside its scores."""
-    parts = [row.error] if row.error else []
+    parts = [f"VM {short_id(row.machine_id)} is kept"] if row.kept and row.machine_id is not None else []
+    parts += [row.error] if row.error else []
     parts += [f"{name}: {error}" for name, error in row.evaluator_errors.items()]
-    if row.kept and row.machine_id is not None:
-        parts.append(f"kept: {row.machine_id}")
     return "; ".join(parts)
 
 
