@@ -52,7 +52,9 @@ class Row:
         error: why the agent failed, a sentence; None if it did not.
         feedback: what the evaluators said, by key.
         evaluator_errors: the evaluators that failed, and why.
-        seconds: how long the agent worked; `waited`: until it had its machine; `judged`: the evaluators, after it.
+        seconds: how long the agent worked.
+        waited: seconds until its machine was there.
+        judged: seconds of the evaluators, after it.
         machine_id: the VM that it worked on, None if none could be made; `kept` tells whether it still exists.
         thread_id: the `configurable.thread_id` of its run.
         kept: whether its machine was kept.

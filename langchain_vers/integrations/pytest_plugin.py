@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_vers.machine import Machine
 
 KEEP = ("never", "failures", "always")
+"""Whose machines outlive their test."""
 LABEL = "langchain-vers-test"
 """On the machines of tests, with the test's name: to find those that a killed process has left."""
 _SECONDS = 120.0
