@@ -72,7 +72,7 @@ def evaluate_on_branches(
             awaited by `aevaluate_on_branches`.
         data: a dataset's name or id, or examples: mappings with `inputs`, and `outputs` for what is right.
         evaluators: functions of any of `run`, `example`, `inputs`, `outputs`, `reference_outputs`, `attachments` (as LangSmith's) and
-            `machine` (a `Machine`, to look at what the agent left); or evaluators of LangSmith's own.
+            `machine` (a `langchain_vers.Machine`, to look at what the agent left); or evaluators of LangSmith's own.
         context: routes the agent's tools; must be made with `local=False`.
         base: what the branches begin as: a commit's id, a tag, or a VM (as it is when each branch is made).
         concurrency: how many examples are worked on at once. As many machines, and at most 8 more, exist at a time.

@@ -23,6 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    import langchain_vers.machine  # by its whole name where it is rendered: there are others that are called so
     from langchain_vers.context import BackendContext
     from langchain_vers.machine import Machine
 
@@ -83,7 +84,7 @@ def vers_base(request: pytest.FixtureRequest, vers_context: BackendContext) -> I
 
 
 @pytest.fixture
-def vers_machine(request: pytest.FixtureRequest, vers_context: BackendContext) -> Iterator[Machine]:
+def vers_machine(request: pytest.FixtureRequest, vers_context: BackendContext) -> Iterator[langchain_vers.machine.Machine]:
     """A VM for this test alone."""
     from langchain_vers._io import run  # noqa: PLC0415  # see the module
     from langchain_vers.branches import Branches  # noqa: PLC0415
@@ -105,7 +106,9 @@ def vers_machine(request: pytest.FixtureRequest, vers_context: BackendContext) -
 
 
 @pytest.fixture
-def vers_thread(request: pytest.FixtureRequest, vers_machine: Machine, vers_context: BackendContext) -> RunnableConfig:
+def vers_thread(
+    request: pytest.FixtureRequest, vers_machine: langchain_vers.machine.Machine, vers_context: BackendContext
+) -> RunnableConfig:
     """The config of a thread that is attached to `vers_machine`: give it to the agent."""
     config: RunnableConfig = {"configurable": {"thread_id": f"pytest {request.node.nodeid}"}}
     vers_context.attach(vers_machine.vm_id, config)
