@@ -98,6 +98,7 @@ def test_on_a_machine(make_toolkit: Any, asynchronous: bool) -> None:
     assert traced.ok("vers_vms")["vers_bytes"] > 2 * 36
 
 
+@pytest.mark.parametrize("asynchronous", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_on_this_machine(make_toolkit: Any, here: Path, asynchronous: bool) -> None:
     traced = Traced(make_toolkit().get_tools(), asynchronous)
     assert traced.ok("ls")["vers_cwd"] == str(here)
@@ -108,6 +109,7 @@ def test_on_this_machine(make_toolkit: Any, here: Path, asynchronous: bool) -> N
     assert traced.ok("bash_kill", job_id=job)["vers_killed"] is True
 
 
+@pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_what_fails(make_toolkit: Any, asynchronous: bool) -> None:
     policy = Policy(Rule(Deny("not here"), commands=["reboot"]), Rule(Ask("Sure?"), commands=["halt"]))
     traced = Traced(make_toolkit(local=False, policy=policy).get_tools(), asynchronous)
@@ -166,6 +168,7 @@ def test_a_call_that_is_broken_off(make_toolkit: Any, monkeypatch: pytest.Monkey
     assert told["vers_cwd"].endswith("/[secret THE_SECRET]") and b"sesame" not in collector.everything()
 
 
+@pytest.mark.parametrize("asynchronous", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_connection_that_is_made_anew(make_toolkit: Any, vers_data: Path, asynchronous: bool) -> None:
     info = find_running(vers_data)
     assert info is not None
