@@ -361,11 +361,13 @@ def test_work_without_the_thread_does_not_land_here(context: BackendContext, gol
 
 def test_cancelled(context: BackendContext, golden: str) -> None:
     before, tools, running = ids(context), Tools(context), asyncio.Event()
+    begun: list[str] = []
     ended: list[str] = []
 
     async def agent(inputs: dict[str, Any], config: RunnableConfig) -> None:
         try:
-            if inputs["name"] == "eve":
+            begun.append(inputs["name"])
+            if len(begun) == len(DATA):
                 running.set()
             await tools.acall("bash", config, command="sleep 1000")
         finally:
