@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from benchmarks import attempts, connections, deepagents, gates, latency, machines, places, roundtrips, throughput, versions
+from benchmarks import attempts, connections, deepagents, evals, gates, latency, machines, places, roundtrips, throughput, versions
 from benchmarks.rig import Row, rig
 
 PARTS = {
@@ -24,6 +24,7 @@ PARTS = {
     "versions": versions.measure,
     "attempts": attempts.measure,
     "deepagents": deepagents.measure,
+    "evals": evals.measure,
     "flood": throughput.flood,
 }
 REACHED = {True: "yes", False: "no", None: "not run"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+POLL_SECONDS = 0.1
+"""How soon a sync call notices that the task around it was cancelled."""
 
 
 def run_on_a_loop(coro: Coroutine[Any, Any, T]) -> T:
@@ -45,8 +48,17 @@ def _in_a_thread(coro: Coroutine[Any, Any, T]) -> T:
 
     thread = threading.Thread(target=context.run, args=(work,), name="langchain-vers-agents")
     thread.start()
+    around, told = asyncio.current_task(), False
     try:
-        return outcome.result()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return outcome.result(timeout=None if told or around is None else POLL_SECONDS)
+            if outcome.done():
+                return outcome.result()  # the coroutine's own TimeoutError
+            # Under `asyncio.run` the first Ctrl-C only cancels the task that stands still here.
+            if around is not None and around.cancelling() and cancel is not None:
+                told = True
+                cancel()
     except BaseException:
         if not outcome.done() and cancel is not None:
             cancel()

@@ -148,6 +148,8 @@ class BackendContext:
         """What machines have said of where their paths are."""
         self.rounds = Rounds()
         """Who asks for the calls that one task carries out."""
+        self.commits: dict[str | None, str] = {}
+        """By machine, the commit that it was last made from or saved as by this process: for traces, not for routing."""
 
     # --- routing ---
 
@@ -595,6 +597,9 @@ class BackendContext:
 
     async def _close(self) -> None:
         await asyncio.gather(self.registry.close(), self.local.close(), self.link.close(), return_exceptions=True)
+
+    def __repr__(self) -> str:
+        return "BackendContext()"  # the same in every process: traces and LangSmith's examples show it where it is an argument
 
     def __enter__(self) -> Self:
         return self

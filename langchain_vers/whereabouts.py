@@ -42,7 +42,7 @@ class Whereabouts:
         self._remember(holder, attachment, None)
 
     def forget(self, holder: str | None) -> None:
-        """Nobody will come for what is known of a lane."""
+        """Nobody will come for what is known of a lane, or of a thread that is over."""
         for known in (self._told, self._remembered, self._calls):
             known.pop(holder, None)
 

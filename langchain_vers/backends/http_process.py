@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from langchain_vers.backends import guest, sessions
+from langchain_vers.backends import guest, reconnects, sessions
 from langchain_vers.backends.sessions import Session
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, Gone, Interrupted, RateLimited, ServerFault, Unreachable, VersError
 from langchain_vers.platform.client import VersClient
@@ -214,7 +214,9 @@ class HttpProcess:
                 run.begun, run.lost, run.attempts = True, None, 0
             if silent:
                 continue
-            self.reattached += self.received > before
+            if self.received > before:
+                self.reattached += 1
+                reconnects.again()
             run.lost = run.lost or time.monotonic()
             if time.monotonic() - run.lost > (REATTACH_SECONDS if run.begun else BEGIN_SECONDS):
                 return

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from langchain_vers.backends import guest
+from langchain_vers.backends import guest, reconnects
 from langchain_vers.backends.sessions import Process, RemoteProcess, Session
 from langchain_vers.errors import Unreachable, VersError
 
@@ -107,6 +107,8 @@ class SessionPool:
         self._freed = asyncio.Event()
         self.losses = 0
         """Connections that broke by themselves."""
+        self._mended = 0
+        """How many of them a call has noticed, and had another one made for itself."""
 
     async def take(self) -> Session:
         """A session that waits for its call; from the spares if there is one.
@@ -158,6 +160,9 @@ class SessionPool:
         for line in self._lines:
             if line.usable and line.sessions < MAX_SESSIONS:
                 return line
+        if self.losses > self._mended:
+            self._mended = self.losses
+            reconnects.again()
         line = _Line(asyncio.ensure_future(self._connect()))
         self._lines.append(line)
         return line

@@ -29,6 +29,9 @@ from langchain_vers.tools.showing import Shower
 from langchain_vers.tools.tracing import annotate
 from langchain_vers.turns import Place, place_of
 
+_REFUSED = {**NOWHERE, "duration_ms": 0.0, "error": "BadInput"}
+"""The facts of a call whose arguments did not fit."""
+
 _call_id: ContextVar[str | None] = ContextVar("langchain_vers_tool_call_id", default=None)
 """The id of the tool call being run; LangChain hands it to a tool's `run` and to nothing below it."""
 
@@ -63,7 +66,10 @@ class VersTool(StructuredTool):
 
     def _to_args_and_kwargs(self, tool_input: str | dict[str, Any], tool_call_id: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # LangChain drops all of the input of a tool without arguments, the injected runtime with it.
-        args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
+        try:
+            args, kwargs = super()._to_args_and_kwargs(tool_input, tool_call_id)
+        except ValidationError as error:
+            return (), {"unfit": error}  # raised below, where the run is known; it has ended when `_refused` sees the answer
         runtime = tool_input.get("runtime") if isinstance(tool_input, dict) else None
         return args, kwargs if runtime is None else {**kwargs, "runtime": runtime}
 
@@ -71,7 +77,7 @@ class VersTool(StructuredTool):
         """Complete the answer to a call whose arguments did not fit; the call's place, if others of its message wait for it."""
         if not isinstance(output, ToolMessage) or output.status != "error" or output.artifact is not None:
             return None
-        output.artifact = {**NOWHERE, "duration_ms": 0.0, "error": "BadInput"}
+        output.artifact = dict(_REFUSED)
         arguments = tool_input if isinstance(tool_input, dict) else {}
         if not self._moves(self.name, arguments):
             return None
@@ -89,6 +95,7 @@ class Work:
         self._by: By = by
         self._late = place.together is None
         """Whether it is too late to ask a person: other calls of the same task may have done something already."""
+        self._call: Call | None = None
 
     def carry_out(self, show: Callable[[str], None], given_up: Callable[[], bool] | None = None) -> Answer:
         """Carry the call out, for sync callers; `show` gets its output while it runs, in the caller's thread. `given_up`: see `leaving`.
@@ -114,8 +121,18 @@ class Work:
         """What is to run on the I/O thread, given a way to show output. Without a ruling the policy is asked there, and the outcome may be
         that a person has to be.
         """
-        call = Call(self._context, self._place, lambda delta: None, by=self._by)
+        call = self._call = Call(self._context, self._place, lambda delta: None, by=self._by)
         return lambda emit: carry_out(self._spec, replace(call, emit=emit), self._arguments, ruling, late=self._late)
+
+    @contextlib.contextmanager
+    def traced(self, callbacks: BaseCallbackManager | None) -> Iterator[None]:
+        """Around the whole of it: what ends without an answer (broken off, or a person is to be asked) has its facts in the trace, too."""
+        try:
+            yield
+        except BaseException as error:
+            facts = {} if self._call is None else self._call.facts
+            annotate(callbacks, {**NOWHERE, **facts, "error": type(error).__name__})
+            raise
 
     def group(self) -> tuple[concurrent.futures.Future[Rulings], bool] | None:
         """The outcome for all calls that the same task carries out, and whether it is up to this one to find it; None if it is alone."""
@@ -202,20 +219,27 @@ def build(
         config: RunnableConfig,
         runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
+        unfit: ValidationError | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
+        _check_fit(unfit, callbacks)
         work, show = prepare(config, runtime, callbacks, arguments)
-        return _finish(spec, work.carry_out(show, leaving(config)), callbacks)
+        with work.traced(callbacks):
+            answer = work.carry_out(show, leaving(config))
+        return _finish(spec, answer, callbacks)
 
     async def coroutine(
         *,
         config: RunnableConfig,
         runtime: ToolRuntime = None,  # type: ignore[assignment]  # see above
         callbacks: BaseCallbackManager | None = None,
+        unfit: ValidationError | None = None,
         **arguments: Any,  # noqa: ANN401  # those of the tool
     ) -> tuple[Any, Any]:
+        _check_fit(unfit, callbacks)
         work, show = prepare(config, runtime, callbacks, arguments)
-        answer = await work.acarry_out(show)
+        with work.traced(callbacks):
+            answer = await work.acarry_out(show)
         await show.told()
         return _finish(spec, answer, callbacks)
 
@@ -231,6 +255,13 @@ def build(
     )
     tool._context, tool._moves = context, moves  # private attributes cannot be given to a pydantic model
     return tool
+
+
+def _check_fit(unfit: ValidationError | None, callbacks: BaseCallbackManager | None) -> None:
+    """Refuse a call whose arguments did not fit."""
+    if unfit is not None:
+        annotate(callbacks, _REFUSED)
+        raise unfit
 
 
 def _finish(spec: ToolSpec, answer: Answer, callbacks: BaseCallbackManager | None) -> tuple[Any, Any]:

@@ -29,8 +29,19 @@ if TYPE_CHECKING:
 Content = str | list[str | dict[Any, Any]]
 ERROR_OUTPUT_CHARACTERS = 4000
 """How much of the output of a command whose connection broke goes into the error."""
-NOWHERE: dict[str, Any] = {"backend": None, "machine_id": None, "cwd": None, "exit_code": None, "truncated": False}
-"""What every artifact has, whatever the tool."""
+NOWHERE: dict[str, Any] = {
+    "backend": None,
+    "machine_id": None,
+    "commit": None,
+    "cwd": None,
+    "exit_code": None,
+    "bytes": 0,
+    "truncated": False,
+    "reconnects": 0,
+}
+"""What every artifact has, whatever the tool. `commit` is the last one that the machine was made from or saved as before the call, as far
+as this process knows. `bytes` are those that a command printed, or of the file that was read, written or copied; else those of the answer.
+"""
 
 
 class Arguments(BaseModel):
@@ -70,6 +81,8 @@ class Call:
     """What must hold on the machine when the call begins there."""
     by: By = "model"
     """Who asks for it."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is known of it for traces, when it ended without an answer."""
 
     async def route(self) -> Route:
         """Where this call goes; remembered for the artifact."""
@@ -103,7 +116,14 @@ class Call:
     def where(self) -> dict[str, Any]:
         """Where it went, for the artifact."""
         at = self.attachment
-        return {} if at is None else {"backend": at.backend, "machine_id": at.machine_id, "cwd": at.cwd}
+        if at is None:
+            return {}
+        commit = at.commit or self.context.commits.get(at.machine_id)
+        return {"backend": at.backend, "machine_id": at.machine_id, "commit": commit, "cwd": at.cwd or self._home()}
+
+    def _home(self) -> str | None:
+        """Where it begins on a machine that has a directory for that; None is the login directory."""
+        return getattr(self.taken.backend, "home", None) if self.taken is not None else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from langchain_vers.asking import Ruling, Verdict, rule, too_late
+from langchain_vers.backends.reconnects import Tally, counted
 from langchain_vers.errors import Denied, Gone, Misplaced, Missing, TakenOver, Unreachable, VersError
 from langchain_vers.permission import judge
 from langchain_vers.redaction import RedactedStream, Redactor
@@ -23,7 +24,32 @@ async def carry_out(
 
     All that leaves a tool passes here, too: what is streamed, what the model reads, and the facts for programs and traces.
     """
-    started = time.monotonic()
+    with counted() as tally:
+        common = _Common(call, tally)
+        try:
+            return await _carried_out(spec, call, arguments, ruling, late=late, common=common)
+        except BaseException as error:
+            facts = {**common.facts(), "error": type(error).__name__}
+            call.facts.update(call.redactor().value(facts))
+            raise
+
+
+class _Common:
+    """What can be said of every call, however it ended."""
+
+    def __init__(self, call: Call, tally: Tally) -> None:
+        self._call = call
+        self._tally = tally
+        self._started = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        took = round((time.monotonic() - self._started) * 1000, 1)
+        return {**NOWHERE, **self._call.where(), "duration_ms": took, "reconnects": self._tally.count}
+
+
+async def _carried_out(
+    spec: ToolSpec, call: Call, arguments: dict[str, Any], ruling: Ruling | None, *, late: bool, common: _Common
+) -> Answer | Verdict:
     streamed = _Streamed(call)
     call.emit = streamed.emit
 
@@ -57,10 +83,19 @@ async def carry_out(
         return answer
     streamed.close()
     call.context.used(call.place, spec.name)
-    took = round((time.monotonic() - started) * 1000, 1)
-    artifact = {**NOWHERE, **call.where(), "duration_ms": took, **answer.artifact, **_left(call)}
     redactor = call.redactor()
-    return Answer(_fit_to_show(call, redactor, _noticed(call, answer.content)), redactor.value(artifact), answer.error)
+    content = _fit_to_show(call, redactor, _noticed(call, answer.content))
+    facts = common.facts()
+    artifact = {**facts, "bytes": _size(content), **answer.artifact, **_left(call)}
+    artifact["reconnects"] = max(facts["reconnects"], artifact["reconnects"])
+    return Answer(content, redactor.value(artifact), answer.error)
+
+
+def _size(content: Content) -> int:
+    """The bytes of an answer's text."""
+    if isinstance(content, str):
+        return len(content.encode(errors="replace"))
+    return sum(_size(block if isinstance(block, str) else str(block.get("text", ""))) for block in content)
 
 
 class _Streamed:
@@ -141,7 +176,7 @@ async def _failure(call: Call, error: VersError) -> Answer:
     output: bytes = call.redactor().data(getattr(error, "output", b""), cut=True)
     if output:
         text = f"{output.decode(errors='replace')[-ERROR_OUTPUT_CHARACTERS:]}\n\n{text}"
-    artifact: dict[str, Any] = {"error": type(error).__name__}
+    artifact: dict[str, Any] = {"error": type(error).__name__, "bytes": len(output)}
     if error.machine_id:
         artifact["machine_id"] = error.machine_id
     return Answer(text, artifact, error=True)

@@ -130,7 +130,13 @@ async def edit(
     passages = "1 passage" if edited.replacements == 1 else f"{edited.replacements} passages"
     return Answer(
         f"Replaced {passages} in {path}{tolerant}; first changed line {edited.first_changed_line}",
-        {"path": path, "diff": edited.diff, "first_changed_line": edited.first_changed_line, "replacements": edited.replacements},
+        {
+            "path": path,
+            "bytes": len(edited.data),
+            "diff": edited.diff,
+            "first_changed_line": edited.first_changed_line,
+            "replacements": edited.replacements,
+        },
     )
 
 

@@ -162,7 +162,8 @@ async def vm_exec(call: Call, *, vm_id: str, command: str, timeout: float | None
     else:
         result = await run_command(call, await call.context.machine(vm_id), None, command, timeout)
     answer = describe(result, timeout)
-    return Answer(answer.content, {"backend": "vers", "machine_id": vm_id, **answer.artifact}, answer.error)
+    facts = {"backend": "vers", "machine_id": vm_id, "commit": call.context.commits.get(vm_id)}
+    return Answer(answer.content, {**facts, **answer.artifact}, answer.error)
 
 
 async def vm_local(call: Call) -> Answer:
@@ -185,6 +186,8 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
         client = await call.context.client()
         async with call.context.resting(source):
             ids = await client.branch_vm(source, count=count)
+        if (commit := call.context.commits.get(source)) is not None:
+            call.context.commits.update(dict.fromkeys(ids, commit))
         async with not_left_behind(call.context, client, ids):
             await _label(call, client, ids)
             if attach:
@@ -200,6 +203,7 @@ async def vm_commit(call: Call, *, vm_id: str | None = None, name: str | None = 
     client = await call.context.client()
     async with call.context.resting(source):
         commit = await client.commit_vm(source, name=name, keep_paused=keep_paused)
+    call.context.commits[source] = commit
     text = f"Committed VM {source} as {commit}" + (" and left it paused" if keep_paused else "")
     return Answer(text, {**_facts(source), "commit": commit})
 
@@ -208,6 +212,7 @@ async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answ
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
         vm_id = await restored(client, commit_id.strip())
+        call.context.commits[vm_id] = commit_id.strip()
         async with not_left_behind(call.context, client, [vm_id]):
             await _label(call, client, [vm_id])
             attachment = await answering(call.context, client, vm_id)
@@ -238,6 +243,7 @@ async def vm_delete(call: Call, *, vm_id: str) -> Answer:
     attachment = await call.context.attachment_at(call.place)  # known when the commits of before are made: some may be of this VM
     await client.delete_vm(chosen)
     call.context.forget_vm(chosen)
+    call.context.commits.pop(chosen, None)
     mine = chosen == attachment.machine_id
     if mine:
         call.context.gone(call.place, attachment)

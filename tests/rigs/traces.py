@@ -6,6 +6,9 @@ import gzip
 import io
 import json
 import threading
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -51,6 +54,36 @@ class Collector(ThreadingHTTPServer):
         """All that was received, the request lines and the headers too."""
         return b"\n".join(f"{path}\n{json.dumps(headers)}\n".encode() + body for path, headers, body in self.received)
 
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """The runs by id, put together from all that was sent about each: when it began, and when it ended."""
+        runs: dict[str, dict[str, Any]] = {}
+        for path, headers, body in self.received:
+            if path.endswith("/runs/multipart"):
+                for about, content in _parts(headers["content-type"], body):
+                    if about[0] in {"post", "patch"}:
+                        _merge(runs.setdefault(about[1], {}), content if len(about) == 2 else {about[2]: content})
+            elif path.endswith("/runs/batch"):
+                batch = json.loads(body)
+                for run in [*batch.get("post", ()), *batch.get("patch", ())]:
+                    _merge(runs.setdefault(run["id"], {}), run)
+        return runs
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The feedback that was given."""
+        found: list[dict[str, Any]] = []
+        for path, headers, body in self.received:
+            if path.endswith("/runs/multipart"):
+                found += [content for about, content in _parts(headers["content-type"], body) if about[0] == "feedback"]
+            elif path.endswith("/feedback") and body:
+                found.append(json.loads(body))
+        return found
+
+    def reply(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Status and content of the answer to a request; whoever plays more of LangSmith overrides it."""
+        if method == "GET":
+            return 200, self.info if path.endswith("/info") else {}
+        return 202, {}
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -59,6 +92,19 @@ class Collector(ThreadingHTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+
+def _parts(content_type: str, body: bytes) -> Iterator[tuple[list[str], Any]]:
+    """What a body is made of: the parts' names, split at the dots, and their contents."""
+    message = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    for part in message.get_payload():
+        assert isinstance(part, Message)
+        about = str(part.get_param("name", header="content-disposition")).split(".")
+        yield about, json.loads(part.get_payload(decode=True))  # type: ignore[arg-type]
+
+
+def _merge(run: dict[str, Any], news: dict[str, Any]) -> None:
+    run.update({name: value for name, value in news.items() if value is not None})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,14 +116,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._take(b"")
-        self._answer(self.server.info if self.path.endswith("/info") else {})
+        body = self._body()
+        self._take(body)
+        status, content = self.server.reply(self.command, self.path, self.server.received[-1][2])
+        self._answer(content, status)
 
-    def do_POST(self) -> None:
-        self._take(self._body())
-        self._answer({}, 202)
-
-    do_PATCH = do_PUT = do_POST
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -98,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         self.server.received.append((self.path, headers, body))
 
-    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+    def _answer(self, content: Any, status: int) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

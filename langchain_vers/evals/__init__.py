@@ -1,0 +1,1 @@
+"""The parts of `integrations.langsmith`: what is evaluated, by whom, on which machines, and how the outcome looks."""
