@@ -4,8 +4,7 @@
 ask it for a route and act on the backend that they get; nothing else decides where work goes. A thread that is attached stays so until
 it is moved on purpose: there is no fall-back to this machine.
 
-Public methods come in two faces, `attach` for sync callers and `aattach` for async ones; both wait for the same coroutine on the I/O
-thread.
+What programs ask and say of threads is in `threads.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import TYPE_CHECKING, Self
 from langchain_core.runnables import RunnableConfig
 from pydantic import SecretStr
 
-from langchain_vers import naming, status, workers
+from langchain_vers import naming, workers
 from langchain_vers._io import io, on_io, run
 from langchain_vers.asking import Rounds
 from langchain_vers.attachment import HERE, PROMISED, Attachment
 from langchain_vers.backends.base import Backend
-from langchain_vers.backends.environment import Environment, Secret
+from langchain_vers.backends.environment import Environment
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.local import LocalBackend
 from langchain_vers.backends.paths import Mount
@@ -38,16 +37,15 @@ from langchain_vers.beginnings import Provisions
 from langchain_vers.errors import BadInput, Denied, Gone, TakenOver, Unreachable
 from langchain_vers.idle import check_seconds
 from langchain_vers.link import Link
-from langchain_vers.looks import Recorded, machine_of, recorded
-from langchain_vers.mount_changes import Change
 from langchain_vers.mounts import CopiedMounts
 from langchain_vers.platform import Credentials, VersClient
 from langchain_vers.policy import Policy
 from langchain_vers.provision import Provision
 from langchain_vers.redaction import Redactor
 from langchain_vers.route import Route
+from langchain_vers.threads import Threads
 from langchain_vers.trunk import Account
-from langchain_vers.turns import Place, Turns, holder, is_running, place_of
+from langchain_vers.turns import Place, Turns, holder_of, is_running, place_of
 from langchain_vers.variables import Variables
 from langchain_vers.versions import Versions
 from langchain_vers.whereabouts import Whereabouts
@@ -67,7 +65,7 @@ SetTo = Callable[[Attachment], None]
 """Moves a thread; see `BackendContext.moving`."""
 
 
-class BackendContext:
+class BackendContext(Threads):
     """Routes calls of any number of threads to their machines.
 
     For programs there are `attach`, `use`, `detach`, `attached`, `status`, `register`, `set_env`, `changes`, `pull` and `close`; the rest
@@ -140,7 +138,6 @@ class BackendContext:
         self.registry = Registry()
         weakref.finalize(self, abandon, self.link, self.registry).atexit = False
         self._turns = Turns()
-        """Of the workers whose machines are being made."""
         self.savers: weakref.WeakSet[VersSaver] = weakref.WeakSet()
         """Those that version the machines of this context's threads."""
         self.policy = Policy.open() if policy is None else policy
@@ -411,82 +408,21 @@ class BackendContext:
         """The threads (and workers of threads) that are attached to a VM."""
         return self.whereabouts.holders(vm_id)
 
-    # --- variables and secrets ---
-
-    def set_env(self, changes: Mapping[str, str | Secret | None], config: RunnableConfig | None = None) -> None:
-        """Set variables for a thread's further commands, wherever they run; None takes one away that was set here.
-
-        They are kept in this process only. A `Secret("NAME")` is read from this process's environment when a command begins.
-
-        Raises:
-            BadInput: a name or value that no environment can hold.
-        """
-        self.variables.change(_thread(config), changes)
-
-    def env(self, config: RunnableConfig | None = None) -> dict[str, str | Secret]:
-        """A thread's variables, with those of all threads; secrets by reference."""
-        return self.variables.of(_thread(config))
-
     def redactor(self, backend: Backend | None = None) -> Redactor:
         """What takes all secrets out of what is shown: those of the threads, and of the backends' own environments."""
         backends = [self.local, *self.registry.made(), *([] if backend is None else [backend])]
         return self.variables.redactor(*(each.environment for each in backends))
 
-    # --- mounted folders ---
+    async def settle(self, attachment: Attachment, config: RunnableConfig | None) -> None:
+        """Move a thread, or a lane of it. Coroutine of the I/O thread.
 
-    def changes(self, config: RunnableConfig | None = None) -> list[Change]:
-        """What the thread's machine has changed in its copies of mounted folders and this machine does not have, by path.
-
-        With a `VersSaver` it is the machine where the conversation is now, or at the checkpoint that `config` names; it is restored for the
-        look if need be. Without one it is the machine of the thread's last call in this process. Nothing is brought home, nothing copied
-        in, and no thread moved; `str` of a change is a line for a person.
-
-        Raises:
-            Gone: what was copied is not known on this machine; or there is no such checkpoint.
-            Conflict: the machine has moved on from that checkpoint, which has no commit.
+        Within a run, by the config that its node was given, it is as if a tool had done it: the run's next checkpoint says so.
         """
-        return run(self._changes(config, recorded(self, config)))
-
-    async def achanges(self, config: RunnableConfig | None = None) -> list[Change]:
-        """See `changes`."""
-        return await on_io(self._changes(config, await asyncio.to_thread(recorded, self, config)))
-
-    async def _changes(self, config: RunnableConfig | None, found: Recorded | None) -> list[Change]:
-        if not self.mounts:
-            return []
-        async with machine_of(self, config, found) as look:
-            return [] if look is None else await self.mounts.changes(look.backend)
-
-    def pull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
-        """Bring changes of the thread's machine home into the mounted folders, and never elsewhere; those that were brought.
-
-        Which machine that is, is said with `changes`. What another branch of the conversation has brought home before may be replaced; what
-        this machine has changed by itself is not.
-
-        Args:
-            config: names the thread, and maybe a checkpoint.
-            paths: guest or host paths (a folder means all in it), or what `changes` gave, which is then brought home as it was reviewed or
-                not at all; None: everything. All is checked before anything is written.
-
-        Raises:
-            BadInput: nothing was changed at one of the paths.
-            Conflict: this machine has changed the same meanwhile, or the guest has since the change was reviewed.
-            Denied: a symlink would lead out of the folder.
-        """
-        return run(self._pull(config, recorded(self, config), paths))
-
-    async def apull(self, config: RunnableConfig | None = None, paths: Sequence[str | Change] | None = None) -> list[Change]:
-        """See `pull`."""
-        return await on_io(self._pull(config, await asyncio.to_thread(recorded, self, config), paths))
-
-    async def _pull(self, config: RunnableConfig | None, found: Recorded | None, paths: Sequence[str | Change] | None) -> list[Change]:
-        nothing = BadInput("the thread is on this machine, or no folders are mounted; there is nothing to bring home")
-        if not self.mounts:
-            raise nothing
-        async with machine_of(self, config, found) as look:
-            if look is None:
-                raise nothing
-            return await self.mounts.pull(look, paths)
+        if is_running(config):
+            async with self.moving(place_of(config or {}, None, None, lambda name, arguments: False)) as set_to:
+                set_to(attachment)
+        else:
+            self.whereabouts.tell(holder_of(config), attachment)
 
     # --- the platform ---
 
@@ -513,79 +449,6 @@ class BackendContext:
         Attachments to it stay, and fail with a clear error.
         """
         self.link.forget(vm_id, running=running)
-
-    # --- for programs ---
-
-    def attach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
-        """Attach a thread to a VM (id, unique prefix, label or alias) without asking whether it answers.
-
-        `shared`: others work on it too, and the thread is to see what they do: a `VersSaver` then keeps the attachment and no versions.
-
-        Raises:
-            Gone, BadInput: as `resolve_vm`.
-        """
-        return run(self._attach(vm, config, shared))
-
-    async def aattach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
-        """See `attach`."""
-        return await on_io(self._attach(vm, config, shared))
-
-    async def _attach(self, vm: str, config: RunnableConfig | None, shared: bool) -> Attachment:
-        attachment = Attachment(backend="vers", machine_id=await self.resolve_vm(vm), shared=shared)
-        await self.settle(attachment, config)
-        return attachment
-
-    async def settle(self, attachment: Attachment, config: RunnableConfig | None) -> None:
-        """Move a thread, or a lane of it. Coroutine of the I/O thread.
-
-        Within a run, by the config that its node was given, it is as if a tool had done it: the run's next checkpoint says so.
-        """
-        if is_running(config):
-            async with self.moving(place_of(config or {}, None, None, lambda name, arguments: False)) as set_to:
-                set_to(attachment)
-        else:
-            self.whereabouts.tell(_holder(config), attachment)
-
-    def use(self, name: str, config: RunnableConfig | None = None) -> Attachment:
-        """Move a thread to a registered backend, or with "local" to this machine; it stays where it is if the backend does not answer.
-
-        Raises:
-            BadInput, Denied, Unreachable, Gone, Unsupported: as `entrance`.
-        """
-        return run(self._use(name, _thread(config)))
-
-    async def ause(self, name: str, config: RunnableConfig | None = None) -> Attachment:
-        """See `use`."""
-        return await on_io(self._use(name, _thread(config)))
-
-    async def _use(self, name: str, thread: str | None) -> Attachment:
-        attachment = await self.entrance(name)
-        self.whereabouts.tell(thread, attachment)
-        return attachment
-
-    def detach(self, config: RunnableConfig | None = None) -> None:
-        """Bring a thread back to this machine. The VM lives on."""
-        self.whereabouts.tell(_thread(config), HERE)
-
-    def attached(self, config: RunnableConfig | None = None) -> Attachment:
-        """A thread's attachment as it is now (or that of the worker whose config it is): on "local" if it has no machine, on "vers" without
-        an id if its own is not made yet.
-        """
-        return run(self.attachment(_holder(config)))
-
-    def status(self, config: RunnableConfig | None = None) -> str:
-        """One line for a prompt or a status bar, such as "vers: 3f2a91c07b1e running, /root/app" or "vers: offline". Never raises."""
-        try:
-            return run(status.line(self, _thread(config)))
-        except Exception:  # a status line must not break what it decorates
-            return "vers: offline"
-
-    async def astatus(self, config: RunnableConfig | None = None) -> str:
-        """See `status`."""
-        try:
-            return await on_io(status.line(self, _thread(config)))
-        except Exception:  # a status line must not break what it decorates
-            return "vers: offline"
 
     def close(self) -> None:
         """Give back all connections and processes of this side; destroys no machine. The context can be used again afterwards."""
@@ -623,13 +486,3 @@ def abandon(link: Link, registry: Registry) -> None:
 def _versioned(attachment: Attachment) -> bool:
     """Whether the machine of an attachment goes back in time with the conversation."""
     return attachment.backend == "vers" and attachment.machine_id is not None and not attachment.shared
-
-
-def _thread(config: RunnableConfig | None) -> str | None:
-    thread = ((config or {}).get("configurable") or {}).get("thread_id")
-    return None if thread is None else str(thread)
-
-
-def _holder(config: RunnableConfig | None) -> str | None:
-    """Who is attached: the thread that a config names, or the lane of it."""
-    return holder(_thread(config), workers.lane_of((config or {}).get("configurable") or {}))

@@ -32,7 +32,7 @@ from langchain_vers.looks import Recorded, machine_of, recorded
 from langchain_vers.machine import Machine
 from langchain_vers.progress import Progress, progress_bar
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
-from langchain_vers.turns import holder
+from langchain_vers.turns import holder, thread_of
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
@@ -125,8 +125,7 @@ class _Work:
         self.forks = forks
         self.id = uuid.uuid4().hex[:8]
         self._given, self._score, self._context, self._config, self._budget = given, score, context, config, budget
-        thread = ((config or {}).get("configurable") or {}).get("thread_id")
-        self._thread = None if thread is None else str(thread)
+        self._thread = thread_of(config)
         self._trials = [Trial(number) for number in range(1, n + 1)]
         self._began = self._ends = 0.0
         self._start = Attachment(backend="vers")

@@ -20,7 +20,7 @@ from langchain_vers.backends.base import Backend
 from langchain_vers.backends.stamps import Stamp
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.steps import Key, Step
-from langchain_vers.turns import is_running, place_of
+from langchain_vers.turns import is_running, place_of, thread_of
 
 if TYPE_CHECKING:
     from langchain_vers.checkpoint import VersSaver
@@ -97,7 +97,7 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
         yield None if route.attachment.backend == HERE.backend else Look(route.attachment, route.backend, changing)
         return
     configurable = (config or {}).get("configurable") or {}
-    thread = None if configurable.get("thread_id") is None else str(configurable["thread_id"])
+    thread = thread_of(config)
     if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
         attachment = await context.attachment(thread)
     else:

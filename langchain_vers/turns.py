@@ -74,6 +74,17 @@ def holder(thread: str | None, lane: str) -> str | None:
     return thread if not lane else f"{thread}#{lane}"
 
 
+def thread_of(config: Mapping[str, Any] | None) -> str | None:
+    """The thread that a config names, None if it names none."""
+    thread = ((config or {}).get("configurable") or {}).get("thread_id")
+    return None if thread is None else str(thread)
+
+
+def holder_of(config: Mapping[str, Any] | None) -> str | None:
+    """Who is attached: the thread that a config names, or the lane of it."""
+    return holder(thread_of(config), str(((config or {}).get("configurable") or {}).get("vers_branch") or ""))
+
+
 def is_running(config: Mapping[str, Any] | None) -> bool:
     """Whether a config is that of a task of a run."""
     return ((config or {}).get("configurable") or {}).get("__pregel_scratchpad") is not None
