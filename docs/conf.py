@@ -60,9 +60,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Types of Python and of other packages: their documentation is elsewhere, and is not fetched.
     (r"py:.*", rf"({'|'.join(sys.stdlib_module_names)})\..*"),
-    (r"py:.*", r"(_pytest|annotated_types|deepagents|httpx|langchain|langchain_core|langgraph|langsmith|matplotlib|pydantic|pytest|rich)\..*"),
+    (r"py:.*", r"(_pytest|annotated_types|deepagents|httpx|langchain|langchain_core|langgraph)\..*"),
+    (r"py:.*", r"(langsmith|matplotlib|pydantic|pytest|rich)\..*"),
     # What only this package's own rooms hand to each other stands in signatures of methods that are for them.
-    (r"py:.*", r"langchain_vers\.(backends\.(premises|stamps)|idle|platform\.(catalogue|http|machines)|points|reclaim|threads|turns|versions)\..*"),
+    (r"py:.*", r"langchain_vers\.(backends\.(premises|stamps)|platform\.(catalogue|http|machines))\..*"),
+    (r"py:.*", r"langchain_vers\.(idle|points|reclaim|threads|turns|versions)\..*"),
     (r"py:.*", r"langchain_vers\.(bang_commands\.Message|redaction\.RedactedStream|shell\.words\.Word)"),
     # Type variables, and the functions in `Annotated` types.
     (r"py:.*", r"langchain_vers\.[a-z_.]+\.(T|F|M|_[a-z0-9_]+)|lambda"),
