@@ -202,6 +202,21 @@ async def test_output_is_shown_while_a_command_runs_async(make_sandbox: Any) -> 
     assert seen == "firstsecond"
 
 
+async def test_output_is_an_event_while_a_command_runs(make_sandbox: Any) -> None:
+    sandbox, toolkit = make_sandbox()
+    agent = deep(sandbox, toolkit, [CREATE], [execute(GATED)])
+    seen, around = "", set()
+    async for event in agent.astream_events(START_INPUT, thread("t"), version="v2"):
+        if event["event"] == "on_tool_start" and event["name"] == "execute":
+            around.add(event["run_id"])
+        if event["event"] == "on_custom_event" and event["name"] == "tool_output":
+            seen += event["data"]["delta"]
+            assert event["run_id"] in around
+        if "second" in seen:
+            await sandbox.bound(thread("t")).awrite("/root/gate", "")
+    assert seen == "firstsecond"
+
+
 def _sleepers(seconds: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == ["sleep", seconds]]
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 from langgraph.prebuilt import ToolRuntime
@@ -39,6 +40,12 @@ class Standing:
     """None outside of a graph."""
     call_id: str | None
     """The tool call that is being carried out, None if there is none or that cannot be told."""
+
+    @property
+    def callbacks(self) -> BaseCallbackManager | None:
+        """Those of the run that the call belongs to; None outside of anything that runs."""
+        found = self.config.get("callbacks")
+        return found if isinstance(found, BaseCallbackManager) else None
 
 
 def standing(tool: str, arguments: Mapping[str, Any], subagents: SubAgents, bound: RunnableConfig | None = None) -> Standing:

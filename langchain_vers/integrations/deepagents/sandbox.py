@@ -3,7 +3,7 @@
 Each call goes where its thread is, by the same routing as the tools of `VersToolkit`, which
 may be used beside it: policies, secrets, mounted folders and the versions of a `VersSaver` hold for Deep Agents' own tools as for those.
 File operations are those of the machine's backend (`operations.py`), in one or two round trips and without Python on the
-machine; `execute` shows its output while it runs, on the stream modes "tools" and "custom".
+machine; `execute` shows its output while it runs, on all ways that LangChain has (`tools/showing.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -30,7 +30,6 @@ from deepagents.backends.protocol import (
     WriteResult,
 )
 from deepagents.backends.sandbox import BaseSandbox
-from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import RunnableConfig
 
 from langchain_vers._io import on_io, run
@@ -297,11 +296,16 @@ class VersSandbox(BaseSandbox):
 
     def _carry(self, tool: str, spec: ToolSpec | None = None, **arguments: Any) -> Answer:  # noqa: ANN401  # those of the tool
         work, where, show = self._prepared(tool, spec, arguments)
-        return self._done(tool, where, work.carry_out(show, leaving(where.config)))
+        with work.traced(where.callbacks):
+            answer = work.carry_out(show, leaving(where.config))
+        return self._done(tool, where, answer)
 
     async def _acarry(self, tool: str, spec: ToolSpec | None = None, **arguments: Any) -> Answer:  # noqa: ANN401  # those of the tool
         work, where, show = self._prepared(tool, spec, arguments)
-        return self._done(tool, where, await work.acarry_out(show))
+        with work.traced(where.callbacks):
+            answer = await work.acarry_out(show)
+        await show.told()
+        return self._done(tool, where, answer)
 
     def _uploads(self, files: list[tuple[str, bytes]]) -> list[Wanted]:
         return [("upload", self._specs["write_file"], {"file_path": path, "content": content}) for path, content in files]
@@ -322,7 +326,7 @@ class VersSandbox(BaseSandbox):
             tasks = [group.create_task(one(*each)) for each in wanted]
         return [task.result() for task in tasks]
 
-    def _prepared(self, tool: str, spec: ToolSpec | None, arguments: dict[str, Any]) -> tuple[Work, Standing, Callable[[str], None]]:
+    def _prepared(self, tool: str, spec: ToolSpec | None, arguments: dict[str, Any]) -> tuple[Work, Standing, Shower]:
         spec = spec or self._specs[tool]
         where = standing(tool, arguments, self._subagents, self._bound)
         place = where.place
@@ -332,14 +336,13 @@ class VersSandbox(BaseSandbox):
         return (
             Work(spec, self.context, place, given, {**self._specs, tool: spec}, by="model"),
             where,
-            Shower(tool, where.runtime, where.call_id, None),
+            Shower(tool, where.runtime, where.call_id, where.callbacks),
         )
 
     def _done(self, tool: str, where: Standing, answer: Answer) -> Answer:
         if tool not in {"ls", "read_file", "glob", "grep", "download"}:
             self._changed.add(where.place)
-        callbacks = where.config.get("callbacks")
-        annotate(callbacks if isinstance(callbacks, BaseCallbackManager) else None, answer.artifact)
+        annotate(where.callbacks, answer.artifact)
         return answer
 
 
