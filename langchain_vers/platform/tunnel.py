@@ -215,6 +215,7 @@ class SSHProcess:
         self._channel = channel
         self._wake = asyncio.Event()
         self._released = False
+        self._broken = False
         self._taking: tuple[int, asyncio.Future[bytes]] | None = None
         self.received = 0
         """Pieces of output so far."""
@@ -228,13 +229,13 @@ class SSHProcess:
     @property
     def open(self) -> bool:
         """Whether it was not given back yet, and the other side has not closed it."""
-        return not self._released and not self._channel.closed
+        return not self._released and not self._broken and not self._channel.closed
 
     @property
     def ended_cleanly(self) -> bool:
         """Whether the other side said that all output has been sent, as opposed to a connection that broke."""
         # Not every server says EOF before it closes a channel; an exit status comes from a process that has ended, either way.
-        return bool(self._channel.eof_received) or self._channel.exit_status != -1
+        return not self._broken and (bool(self._channel.eof_received) or self._channel.exit_status != -1)
 
     async def send(self, data: bytes) -> None:
         """Send to the process's standard input; waits while its window is full.
@@ -260,6 +261,8 @@ class SSHProcess:
         nothing.
         """
         while self._taking is None:
+            if self._broken:
+                return 0, b""
             channel = self._channel
             # Asked for first: paramiko's thread goes on between these questions, and what came before the end must not be lost.
             ended = channel.eof_received or channel.closed
@@ -280,13 +283,18 @@ class SSHProcess:
                 return kind, recv(room)
             self._taking = kind, asyncio.ensure_future(io.blocking(recv, WINDOW))
         kind, taking = self._taking
-        data = await asyncio.shield(taking)
+        try:
+            data = await asyncio.shield(taking)
+        except (EOFError, OSError, paramiko.SSHException):
+            # The connection broke under the window adjustment, and what was taken is lost with it: what lies behind it must not follow.
+            self._taking, self._broken = None, True
+            return 0, b""
         self._taking = None
         return kind, data
 
     async def arrival(self) -> None:
         """Wait until `receive` has something to give."""
-        while self._taking is None:
+        while self._taking is None and not self._broken:
             self._wake.clear()
             channel = self._channel
             if channel.recv_stderr_ready() or channel.recv_ready() or channel.eof_received or channel.closed:

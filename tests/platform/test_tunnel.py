@@ -56,3 +56,33 @@ async def test_output_that_arrives_together_with_the_end_is_not_lost(late: str) 
         return found
 
     assert await on_io(everything()) == {1: b"out", 2: b"err"}
+
+
+async def test_a_connection_that_breaks_under_a_window_adjustment() -> None:
+    """Reading much has paramiko write; that the connection is gone shows there before its own thread has noticed."""
+
+    def gone(message: paramiko.Message) -> None:
+        raise EOFError
+
+    channel = paramiko.Channel(1)
+    channel._set_window(1 << 20, 1 << 15)
+    channel.active = True
+    channel.transport = SimpleNamespace(_send_user_message=gone)
+    for _ in range(4):
+        message = paramiko.Message()
+        message.add_string(bytes(200_000))
+        message.rewind()
+        channel._feed(message)
+
+    async def everything() -> tuple[int, SSHProcess]:
+        connection: Any = SimpleNamespace(peer=SimpleNamespace(name="machine"))
+        process, found = SSHProcess(connection, channel), 0
+        while (piece := await process.receive())[0] != 0:
+            found += len(piece[1])
+        await process.arrival()
+        assert await process.receive() == (0, b"")
+        return found, process
+
+    found, process = await on_io(everything())
+    assert 0 < found < 800_000
+    assert not process.ended_cleanly and not process.open
