@@ -109,7 +109,7 @@ class Branches:
     # --- on the I/O thread ---
 
     async def _made(self, count: int) -> list[Machine]:
-        io.at_close(self, self._end)
+        io.at_close(self, self._end_at_exit)
         task = asyncio.ensure_future(self._carry_out(count))
         self._making.add(task)
         task.add_done_callback(self._making.discard)
@@ -171,6 +171,12 @@ class Branches:
         if self._ending is None or self._ending.done():
             self._ending = asyncio.ensure_future(self._delete_all())
         await asyncio.shield(self._ending)
+
+    async def _end_at_exit(self) -> None:
+        try:
+            await self._end()
+        except VersError as left:  # nobody else would be told
+            logger.warning("%s", left)
 
     async def _delete_all(self) -> None:
         while self._making:
