@@ -86,6 +86,11 @@ class IOThread:
             asyncio.set_event_loop(loop)
             loop.call_soon(ready.set)
             loop.run_forever()
+            late = asyncio.all_tasks(loop)  # begun by timers and callbacks in the last rounds
+            for task in late:
+                task.cancel()
+            if late:
+                loop.run_until_complete(asyncio.gather(*late, return_exceptions=True))
 
         thread = threading.Thread(target=main, name="langchain-vers-io", daemon=True)
         thread.start()

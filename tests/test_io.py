@@ -637,3 +637,25 @@ def test_closers_can_find_hosts_and_call_what_blocks() -> None:
         """
     )
     assert_quiet(done, "True 4\n")
+
+
+@pytest.mark.parametrize("rounds", range(1, 9))
+def test_what_begins_in_the_last_rounds_is_ended_too(own: IOThread, rounds: int) -> None:
+    begun: list[asyncio.Task[None]] = []
+
+    def hop(left: int) -> None:
+        loop = asyncio.get_running_loop()
+        if left:
+            loop.call_soon(hop, left - 1)
+        else:
+            begun.append(loop.create_task(asyncio.sleep(1000)))
+
+    async def closer() -> None:
+        hop(rounds)
+
+    async def begin() -> None:
+        own.at_close("it", closer)
+
+    own.run(begin())
+    own.close()
+    assert all(task.done() for task in begun)
