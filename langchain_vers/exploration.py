@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import coerce_to_runnable
 
 from langchain_vers._io import io, on_io
-from langchain_vers._loops import called, run_on_a_loop
+from langchain_vers._loops import called, home_of, run_on_a_loop
 from langchain_vers.attachment import Attachment
 from langchain_vers.branches import Branches, Make
 from langchain_vers.context import LANE_LABEL, THREAD_LABEL
@@ -75,11 +75,13 @@ def explore(
         progress: whether a bar is shown on a terminal, or in a notebook, if rich is installed.
 
     Raises:
-        BadInput: an argument that makes no sense.
+        BadInput: an argument that makes no sense; or this would block the event loop that the agent's checkpointer works on.
         Conflict: the thread has no VM, and there is no `base`.
         Gone: the machine, or the checkpoint, does not exist.
     """
-    return run_on_a_loop(aexplore(agent, input, n, score, context=context, config=config, base=base, budget=budget, progress=progress))
+    home = home_of(agent, "aexplore")
+    work = aexplore(agent, input, n, score, context=context, config=config, base=base, budget=budget, progress=progress)
+    return run_on_a_loop(work, home)
 
 
 async def aexplore(
