@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from langchain_vers import idle
 from langchain_vers._io import io
 from langchain_vers.attachment import PROMISED, Attachment
+from langchain_vers.branches import Make, of_vm, one_by_one
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
 from langchain_vers.provision import Chooser, Provision, check
@@ -80,6 +81,21 @@ class Provisions:
         """A call is going to work on its machine: a repetition of it must not find what it has done."""
         if self._judged and place.position is not None:
             self._judged.pop((place.holder, place.position.path[0]), None)
+
+    async def likewise(self, context: BackendContext, client: VersClient, thread: str | None) -> tuple[Make, str]:
+        """How machines are made that begin as the one that a thread is promised, and what that is called; for attempts of a thread that has
+        none yet, and will have the best one's.
+
+        Raises:
+            BadInput: see `_chosen`. Gone: there is no such VM.
+        """
+        source = self._source
+        if callable(source) and (name := await self._chosen(source, thread)) is not None:
+            vm_id = str((await _existing(context, client, name)).machine_id)
+            return of_vm(context, client, vm_id), vm_id
+        if isinstance(source, str):
+            return one_by_one(client, lambda: _restored_first_by_tag(client, source)), source
+        return one_by_one(client, lambda: client.create_vm(wait_boot=True)), "new VMs"
 
     async def _made(self, context: BackendContext, place: Place) -> Attachment:
         source = self._source

@@ -22,13 +22,13 @@ from langchain_core.runnables.base import coerce_to_runnable
 
 from langchain_vers._io import io, on_io
 from langchain_vers._loops import called, home_of, run_on_a_loop
-from langchain_vers.attachment import Attachment
-from langchain_vers.branches import Branches, Make
+from langchain_vers.attachment import PROMISED, Attachment
+from langchain_vers.branches import Branches, Make, of_commit
 from langchain_vers.context import LANE_LABEL, THREAD_LABEL
 from langchain_vers.database import thread_config
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, VersError
 from langchain_vers.forks import Forks
-from langchain_vers.looks import Recorded, machine_of, recorded
+from langchain_vers.looks import Recorded, attachment_of, machine_of, recorded
 from langchain_vers.machine import Machine
 from langchain_vers.progress import Progress, progress_bar
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
@@ -57,10 +57,14 @@ def explore(
 ) -> Exploration:
     """Let `n` attempts work side by side, each on a branch of the thread's machine, and have the thread go on from the best.
 
+    If the thread is promised a machine (see `provision`) and has none yet, each attempt begins on one that is made like it.
+
     All branches but the winner's are deleted, and so are machines that other attempts have made by tools: also when some fail, when this is
     cancelled, and after Ctrl-C. The machine that the thread had stays. Without a winner the thread stays where it was.
 
-    With a checkpointer each attempt is a fork of the thread's conversation, and the winner's end becomes the thread's newest checkpoint.
+    With a checkpointer each attempt is a fork of the thread's conversation, and the winner's end becomes the thread's newest checkpoint. If
+    the thread waits for a person, `input=Command(resume=...)` resumes it once for each attempt. Without a winner it can be resumed as
+    before, but LangGraph's `get_state` does not list the question any more.
 
     Args:
         agent: a graph, another runnable, or a function; its tools route by `context` and by the config that it is given.
@@ -161,13 +165,15 @@ class _Work:
 
     def _way(self, found: Recorded | None) -> Make:
         """How branches of the thread's machine are made, all of them in the state that it is in at the first call."""
-        commit: str | None = None
+        way: Make | None = None
 
         async def make(count: int) -> Sequence[str]:
-            nonlocal commit
+            nonlocal way
             client = await self._context.client()
-            if commit is not None:
-                return await client.branch_commit(commit, count=count)
+            if way is None and (await attachment_of(self._context, self._config, found))[0] == PROMISED:
+                way, self._source = await self._context.provisions.likewise(self._context, client, self._thread)
+            if way is not None:
+                return await way(count)
             async with machine_of(self._context, self._config, found) as look:
                 at = None if look is None else look.attachment
                 if at is None or at.backend != "vers" or at.machine_id is None:
@@ -178,7 +184,8 @@ class _Work:
                         return await client.branch_vm(at.machine_id, count=count)
                     # Later ones must begin as the first, and the machine itself may go on meanwhile.
                     commit = await client.commit_vm(at.machine_id, name=f"{EXPLORATION_LABEL}/{self.id}")
-            return await client.branch_commit(commit, count=count)
+            way = of_commit(client, commit)
+            return await way(count)
 
         return make
 

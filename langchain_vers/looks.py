@@ -72,6 +72,18 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     return next(iter(found.values()), None)
 
 
+async def attachment_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> tuple[Attachment, bool]:
+    """Where a conversation is now, or was at the checkpoint that `config` names, and whether that stands in its record.
+
+    Coroutine of the I/O thread. `found` is what `recorded` has said.
+    """
+    configurable, thread = (config or {}).get("configurable") or {}, thread_of(config)
+    if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
+        return await context.attachment(thread), False
+    record = found[2].record
+    return (await context.beginning(), False) if record is None else (record.attachment, True)
+
+
 @asynccontextmanager
 async def machine_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> AsyncIterator[Look | None]:
     """The machine of a thread now, or at the checkpoint that `config` names; None if that is this one, or not made yet.
@@ -96,14 +108,10 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
 
         yield None if route.attachment.backend == HERE.backend else Look(route.attachment, route.backend, changing)
         return
-    configurable = (config or {}).get("configurable") or {}
-    thread = thread_of(config)
-    if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
-        attachment = await context.attachment(thread)
-    else:
+    attachment, follows = await attachment_of(context, config, found)
+    if follows and found is not None and _goes_along(attachment):
         saver, key, step = found
-        attachment = await context.beginning() if step.record is None else step.record.attachment
-        if step.record is not None and _goes_along(attachment) and not await _is_there(saver.versions, key, step):
+        if not await _is_there(saver.versions, key, step):
             async with _restored(context, saver.versions, key, step) as (made, backend):
                 yield Look(made, backend, _as_it_is(backend), passing=True)
             return

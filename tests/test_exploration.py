@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -23,7 +24,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Send, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit, on_branch
 from langchain_vers._io import run
@@ -178,6 +179,29 @@ def test_a_new_thread_on_a_golden_machine(agent: Any, context: BackendContext, m
     assert answer.content.split() == ["golden", "2"]
 
 
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("kind", ["new", "commit", "chosen"])
+def test_a_thread_whose_machine_is_promised(
+    kind: str, versioned: bool, context: BackendContext, machine: Machine, isolated_vers_data: Path
+) -> None:
+    """It needs none before: the attempts begin on what it would have begun on, and it has the winner's."""
+    machine.write("f", "golden\n")
+    provision: Any = {"new": True, "commit": machine.save() if kind == "commit" else "", "chosen": lambda thread: machine.vm_id}[kind]
+    with BackendContext(data_dir=isolated_vers_data, local=False, provision=provision) as promising:
+        saver = VersSaver(InMemorySaver(), promising) if versioned else InMemorySaver()
+        agent = create_agent(Obedient(), VersToolkit(context=promising).get_tools(), checkpointer=saver)
+        before = ids(context)
+        found = explore(agent, told("cat f; echo N > n"), 2, lambda trial: None, context=promising, config=THREAD)
+        assert [trial.outcome for trial in found.trials] == ["scored", "scored"] and ids(context) == before, str(found)
+        found = explore(agent, told("cat f; echo N > n"), 3, by_number, context=promising, config=THREAD, budget=Budget(machines=2))
+        assert found.winner is found.trials[2] and found.winner.machine is not None, str(found)
+        assert ids(context) - before == {found.winner.machine.vm_id}
+        assert found.source == {"new": "new VMs", "commit": provision, "chosen": machine.vm_id}[kind]
+        answer = agent.invoke(told("cat n; cat f || echo new"), THREAD)["messages"][-2]
+        assert answer.content.split()[0] == "3" and answer.content.split()[-1] == ("new" if kind == "new" else "golden")
+        assert answer.artifact["machine_id"] == found.winner.machine.vm_id
+
+
 @pytest.mark.parametrize("agent", ["memory", "versioned"], indirect=True)
 def test_from_an_earlier_checkpoint(agent: Any, context: BackendContext, machine: Machine) -> None:
     agent.invoke(told("echo one > f"), THREAD)
@@ -288,6 +312,21 @@ def test_a_budget_of_commands_and_machines(agent: Any, context: BackendContext, 
     found = explore(agent, told("echo N > n\necho 2\necho 3 > three"), 2, score, context=context, config=THREAD, budget=budget)
     assert [(trial.outcome, trial.commands) for trial in found.trials] == [("out of commands", 2)] * 2
     assert "out of commands" in str(found)
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_thread_that_waits_for_a_person(versioned: bool, context: BackendContext, machine: Machine) -> None:
+    """Each attempt is what would come of the answer."""
+    saver = VersSaver(InMemorySaver(), context) if versioned else InMemorySaver()
+    asking = HumanInTheLoopMiddleware(interrupt_on={"bash": True})
+    agent = create_agent(Obedient(), VersToolkit(context=context).get_tools(), checkpointer=saver, middleware=[asking])
+    yes: Any = Command(resume={"decisions": [{"type": "approve"}]})
+    assert agent.invoke(told("echo yes >> n"), THREAD)["__interrupt__"]
+    found = explore(agent, yes, 2, lambda trial: None, context=context, config=THREAD)
+    assert [trial.outcome for trial in found.trials] == ["scored", "scored"] and agent.get_state(THREAD).next, str(found)
+    found = explore(agent, yes, 2, lambda trial: trial.number, context=context, config=THREAD)
+    assert found.winner is found.trials[1] and not agent.get_state(THREAD).next, str(found)
+    assert found.winner.machine is not None and found.winner.machine.read_text("n") == "yes\n"
 
 
 def test_an_attempt_that_asks_a_person_does_not_win(context: BackendContext, machine: Machine) -> None:
