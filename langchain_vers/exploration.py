@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -24,18 +24,16 @@ from langchain_vers._io import io, on_io
 from langchain_vers._loops import called, home_of, run_on_a_loop
 from langchain_vers.attachment import PROMISED, Attachment
 from langchain_vers.branches import Branches, Make, of_commit
-from langchain_vers.context import LANE_LABEL, THREAD_LABEL
+from langchain_vers.context import LANE_LABEL, THREAD_LABEL, BackendContext
 from langchain_vers.database import thread_config
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, VersError
 from langchain_vers.forks import Forks
 from langchain_vers.looks import Recorded, attachment_of, machine_of, recorded
 from langchain_vers.machine import Machine
 from langchain_vers.progress import Progress, progress_bar
+from langchain_vers.tools.belonging import check_tools
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
 from langchain_vers.turns import holder, thread_of
-
-if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext
 
 Score = Callable[[Trial], float | Awaitable[float | None] | None]
 """Tells how good an attempt is: the greater the better, None if it must not win. Sync or async."""
@@ -51,7 +49,7 @@ def explore(
     *,
     context: BackendContext,
     config: RunnableConfig | None = None,
-    base: str | None = None,
+    base: str | Machine | None = None,
     budget: Budget | None = None,
     progress: bool = True,
 ) -> Exploration:
@@ -73,13 +71,14 @@ def explore(
         score: see `Score`. An attempt whose score raises has failed, and the others go on.
         context: the one of the agent's tools.
         config: the thread's, as the agent takes it; a `checkpoint_id` in it is where the attempts begin.
-        base: what to branch instead of the thread's machine: a commit, a tag, or a VM (see `Branches`).
+        base: what to branch instead of the thread's machine: a commit, a tag, or a VM, by its name (see `Branches`) or as a `Machine`.
         budget: what the exploration may cost. If it allows fewer machines than attempts, the thread's machine is committed, and the commit
             stays.
         progress: whether a bar is shown on a terminal, or in a notebook, if rich is installed.
 
     Raises:
-        BadInput: an argument that makes no sense; or this would block the event loop that the agent's checkpointer works on.
+        BadInput: an argument that makes no sense, such as an agent whose tools are of another context; or this would block the event loop
+            that the agent's checkpointer works on.
         Conflict: the thread has no VM, and there is no `base`.
         Gone: the machine, or the checkpoint, does not exist.
     """
@@ -96,7 +95,7 @@ async def aexplore(
     *,
     context: BackendContext,
     config: RunnableConfig | None = None,
-    base: str | None = None,
+    base: str | Machine | None = None,
     budget: Budget | None = None,
     progress: bool = True,
 ) -> Exploration:
@@ -105,6 +104,16 @@ async def aexplore(
         raise BadInput(f"n must be a whole number of at least 1, not {n!r}")
     if not callable(score):
         raise BadInput(f"score must be a function that is given a Trial, not {score!r}")
+    if not isinstance(context, BackendContext):
+        raise BadInput(f"context must be the BackendContext of the agent's tools, not {type(context).__name__}")
+    if config is not None and not isinstance(config, Mapping):
+        raise BadInput(f"config must be a thread's, as the agent takes it, not {type(config).__name__}")
+    if budget is not None and not isinstance(budget, Budget):
+        raise BadInput(f"budget must be a Budget, not {type(budget).__name__}")
+    if not isinstance(agent, Runnable) and not callable(agent):
+        raise BadInput(f"the agent must be a graph, another runnable, or a function, not {type(agent).__name__}")
+    check_tools(agent, context)
+    base = base.vm_id if isinstance(base, Machine) else base
     forks = Forks(coerce_to_runnable(agent), config)
     work = _Work(forks, input, n=n, score=score, context=context, config=config, budget=budget or Budget())
     try:

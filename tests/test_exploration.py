@@ -171,6 +171,8 @@ def test_a_new_thread_on_a_golden_machine(agent: Any, context: BackendContext, m
     assert [trial.outcome for trial in found.trials] == ["scored", "scored"], str(found)
     answer = agent.invoke(told("cat n0 n"), config)["messages"][-2]
     assert answer.content.split() == ["golden", "2"]
+    found = explore(agent, told("cat f > n; rm f"), 1, lambda trial: trial.number, context=context, config=config, base=machine)
+    assert found.source == machine.vm_id and machine.exists("f")
     # A thread that has a machine, and attempts on others.
     agent.invoke(told("echo mine > f"), THREAD)
     found = explore(agent, told("cp f n0; echo N > n"), 2, by_number, context=context, config=THREAD, base=commit)
@@ -344,6 +346,17 @@ def test_bad_input(context: BackendContext, machine: Machine) -> None:
             explore(agent, told("true"), n, by_number, context=context, config=THREAD)  # type: ignore[arg-type]
     with pytest.raises(BadInput):
         explore(agent, told("true"), 1, "best", context=context)  # type: ignore[arg-type]
+    odd: list[tuple[dict[str, Any], str]] = [
+        ({"agent": 5}, "the agent must be a graph, another runnable, or a function, not int"),
+        ({"context": VersToolkit(context=context)}, "context must be the BackendContext of the agent's tools, not VersToolkit"),
+        ({"config": "42"}, "config must be a thread's, as the agent takes it, not str"),
+        ({"budget": 5}, "budget must be a Budget, not int"),
+        ({"base": 7}, "what to branch must be the name of a commit, a tag or a VM, not 7"),
+    ]
+    for changes, said in odd:
+        given = {"agent": agent, "input": told("true"), "n": 1, "score": by_number, "context": context, "config": THREAD, **changes}
+        with pytest.raises(BadInput, match=re.escape(said)):
+            explore(**given)
     with pytest.raises(Conflict, match="no VM"):
         explore(agent, told("true"), 1, by_number, context=context, config={"configurable": {"thread_id": "nowhere"}})
     with pytest.raises(Gone):
@@ -353,6 +366,14 @@ def test_bad_input(context: BackendContext, machine: Machine) -> None:
             Budget(**wrong)  # type: ignore[arg-type]
     found = explore(agent, told("true"), 1, lambda trial: "good", context=context, config=THREAD)  # type: ignore[arg-type,return-value]
     assert isinstance(found.trials[0].error, BadInput)
+
+
+def test_tools_of_another_context(context: BackendContext, machine: Machine, isolated_vers_data: Path) -> None:
+    """All attempts would work on one machine, or on this one."""
+    with BackendContext(data_dir=isolated_vers_data, local=False) as other:
+        stranger = create_agent(Obedient(), VersToolkit(context=other).get_tools())
+        with pytest.raises(BadInput, match="the agent's tool bash is of another context"):
+            explore(stranger, told("echo N > n"), 2, by_number, context=context, config=THREAD)
 
 
 def test_scores_and_ties() -> None:

@@ -13,7 +13,6 @@ from langchain_vers.errors import BadInput, DeadlineExceeded, VersError
 from langchain_vers.evals.threads import in_thread, in_words
 
 if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext
     from langchain_vers.machine import Machine
 
 Agent = Runnable[Any, Any] | Callable[..., Any]
@@ -117,24 +116,6 @@ async def see_through(work: Awaitable[Any], seconds: float | None) -> Any:  # no
     if task.cancelled():
         raise VersError("the agent was cancelled from within, by itself or by what it called")
     return task.result()
-
-
-def check_tools(agent: Agent, context: BackendContext) -> None:
-    """Refuse an agent whose tools would work elsewhere, as far as that can be seen: those of a graph's tool nodes.
-
-    Raises:
-        BadInput: one of them is of another context.
-    """
-    nodes = getattr(agent, "nodes", None)
-    for node in nodes.values() if isinstance(nodes, Mapping) else ():
-        tools = getattr(getattr(node, "bound", None), "tools_by_name", None)
-        for name, tool in tools.items() if isinstance(tools, Mapping) else ():
-            others = getattr(tool, "_context", context)
-            if others is not context:
-                raise BadInput(
-                    f"the agent's tool {name} is of another context, and would work on another machine than its example's; make the tools "
-                    "with VersToolkit(context=context), and give the same context here"
-                )
 
 
 def _name(function: object) -> str:
