@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
+from langchain_vers._threads import in_thread
 from langchain_vers.errors import BadInput
 
 T = TypeVar("T")
@@ -113,8 +114,9 @@ def _waited_for(outcome: concurrent.futures.Future[T], cancel: Callable[[], obje
 
 
 async def called(function: Callable[..., T | Awaitable[T]], *args: Any, **named: Any) -> T:  # noqa: ANN401  # those of the function
-    """What a function of the user gives, sync or async; a sync one runs in a thread, as it may wait for machines."""
-    if inspect.iscoroutinefunction(function):
-        return cast("T", await function(*args, **named))
-    found = await asyncio.to_thread(function, *args, **named)
+    """What a function of the user gives, sync or async; a sync one runs in a thread (see `in_thread`), as it may wait for machines."""
+    call = getattr(function, "__call__", None)  # noqa: B004  # that of an object whose class has one
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
+        return await cast("Awaitable[T]", function(*args, **named))
+    found = await in_thread(function, *args, **named)
     return cast("T", await found) if inspect.isawaitable(found) else found

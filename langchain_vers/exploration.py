@@ -154,7 +154,7 @@ class _Work:
         await self.forks.begin()
         # Of a checkpoint that is not a VersSaver's nothing is recorded, and its machine is where it is.
         there = self._config if self.forks.versioned or self._thread is None else thread_config(self._thread)
-        found = await asyncio.to_thread(recorded, self._context, there)
+        found = await asyncio.to_thread(recorded, self._context, there, self.forks.savers)
         at_once = len(self._trials) if self._budget.machines is None else min(len(self._trials), self._budget.machines)
         self._source = base or ""
         async with Branches(self._context, self._way(found) if base is None else base, labels={EXPLORATION_LABEL: self.id}) as branches:

@@ -8,7 +8,7 @@ thread is moved, and no checkpoint is made.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,8 +44,10 @@ Recorded = tuple["VersSaver", Key, Step]
 """The saver that knows a thread, and the checkpoint that is meant."""
 
 
-def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded | None:
+def recorded(context: BackendContext, config: RunnableConfig | None, savers: Iterable[VersSaver] | None = None) -> Recorded | None:
     """What is recorded of a thread now, or of the checkpoint that `config` names; None if no saver knows the thread, or its run asks.
+
+    `savers`: those that may know it; by default all of the context, among them perhaps some whose database somebody has closed.
 
     It reads the database, so it is called by whoever asks, as are other methods of savers; not on the I/O thread.
 
@@ -60,7 +62,7 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     named = {} if checkpoint is None else {"checkpoint_id": str(checkpoint)}
     there: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": "", **named}}
     found: dict[int, Recorded] = {}
-    for saver in list(context.savers):
+    for saver in list(context.savers if savers is None else savers):
         known = saver.get_tuple(there)
         key = None if known is None else Key(thread, "", known.checkpoint["id"])
         if key is not None and (step := saver.ledger.step(key)) is not None:

@@ -376,6 +376,41 @@ def test_tools_of_another_context(context: BackendContext, machine: Machine, iso
             explore(stranger, told("echo N > n"), 2, by_number, context=context, config=THREAD)
 
 
+def test_a_saver_of_before_whose_database_is_closed(context: BackendContext, machine: Machine) -> None:
+    """As when a notebook's cell that opens the database is run again."""
+    tools = VersToolkit(context=context).get_tools()
+    with SqliteSaver.from_conn_string(":memory:") as closed:
+        before = VersSaver(closed, context)
+    with SqliteSaver.from_conn_string(":memory:") as inner:
+        for saver in (VersSaver(inner, context), InMemorySaver()):
+            agent = create_agent(Obedient(), tools, checkpointer=saver)
+            agent.invoke(told("true"), THREAD)
+            found = explore(agent, told("echo N > n"), 2, by_number, context=context, config=THREAD)
+            assert found.winner is found.trials[1], str(found)
+    assert before in context.savers
+
+
+@pytest.mark.parametrize("agent", ["sqlite", "versioned-sqlite"], indirect=True)
+def test_what_ended_attempts_still_store_does_not_come_last(agent: Any, context: BackendContext, machine: Machine) -> None:
+    """Sync savers are used in threads, which end when their machine is gone, and not before."""
+    agent.invoke(told("echo begun"), THREAD)
+    command = "echo N > n; [ N = 1 ] || sleep 1000"
+    found = explore(agent, told(command), 3, by_number, context=context, config=THREAD, budget=Budget(seconds=2))
+    assert found.winner is found.trials[0] and {trial.outcome for trial in found.trials[1:]} == {"out of time"}, str(found)
+    assert texts(agent)[-3:] == ["", "(no output)", "done"]
+
+
+def test_a_score_that_hangs_holds_up_no_exit(context: BackendContext, machine: Machine, isolated_vers_data: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(HANGING), str(isolated_vers_data), machine.vm_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "scoring\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert not any("langchain-vers-exploration" in labels for labels in run(listed(context)).values())
+
+
 def test_scores_and_ties() -> None:
     assert [checked_score(value) for value in (1, True, 0.5, None)] == [1.0, 1.0, 0.5, None]
     for nonsense in ("1", float("nan"), [1]):
@@ -469,3 +504,16 @@ def test_ctrl_c(context: BackendContext, machine: Machine, isolated_vers_data: P
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors
     assert ids(context) == before
+
+
+HANGING = """
+    import sys, time
+    from langchain_vers import BackendContext, explore
+
+    def score(trial):
+        print("scoring", flush=True)
+        time.sleep(1000)
+
+    with BackendContext(data_dir=sys.argv[1], local=False) as context:
+        explore(lambda given: given, "go", 1, score, context=context, base=sys.argv[2], progress=False)
+"""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from langchain_vers._loops import called
+from langchain_vers._threads import in_thread, in_words
 from langchain_vers.errors import BadInput, DeadlineExceeded, VersError
-from langchain_vers.evals.threads import in_thread, in_words
 
 if TYPE_CHECKING:
     from langchain_vers.machine import Machine
@@ -40,11 +41,7 @@ def work_of(agent: Agent, *, sync: bool) -> Work:
 
     async def call(inputs: Mapping[str, Any], config: RunnableConfig, machine: Machine) -> Any:  # noqa: ANN401  # what the agent gives
         given = {"config": config, "machine": machine}
-        named = {name: given[name] for name in takes}
-        if _is_async(agent):
-            return await agent(dict(inputs), **named)
-        found = await in_thread(agent, dict(inputs), **named)
-        return await found if inspect.isawaitable(found) else found
+        return await called(agent, dict(inputs), **{name: given[name] for name in takes})
 
     return call
 
@@ -78,10 +75,6 @@ def signature_of(function: Callable[..., Any], what: str) -> inspect.Signature:
         return inspect.signature(function)
     except (ValueError, TypeError):
         raise BadInput(f"{what} {_name(function)} does not say what it takes; wrap it in a function that does") from None
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 async def see_through(work: Awaitable[Any], seconds: float | None) -> Any:  # noqa: ANN401  # what the agent gives
