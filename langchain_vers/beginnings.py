@@ -10,7 +10,7 @@ import contextvars
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from langchain_vers import idle
@@ -25,6 +25,8 @@ from langchain_vers.steps import Key
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
     from langchain_vers.turns import Place
+
+Made = TypeVar("Made", str, Sequence[str])
 
 BOOT_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
@@ -183,8 +185,9 @@ async def _restored_first_by_tag(client: VersClient, ref: str) -> str:
 
 
 @asynccontextmanager
-async def made(context: BackendContext, client: VersClient, making: Coroutine[None, None, str]) -> AsyncIterator[str]:
-    """The id of a VM that is being made, which is deleted again if that, or what follows, fails or is cancelled.
+async def made(context: BackendContext, client: VersClient, making: Coroutine[None, None, Made]) -> AsyncIterator[Made]:
+    """The id of a VM that is being made, or the ids of several. If that, or what follows, fails or is cancelled, they are deleted again, as
+    nobody would know of them.
 
     Being cancelled does not cancel the request: what it makes could not be found again without its answer.
     """
@@ -193,7 +196,8 @@ async def made(context: BackendContext, client: VersClient, making: Coroutine[No
     async def take_back() -> None:
         await asyncio.wait([request])
         if not request.cancelled() and request.exception() is None:
-            await _deleted(context, client, [request.result()])
+            ids: str | Sequence[str] = request.result()
+            await _deleted(context, client, [ids] if isinstance(ids, str) else ids)
 
     try:
         yield await asyncio.shield(request)
@@ -214,16 +218,6 @@ async def answering(context: BackendContext, client: VersClient, vm_id: str) -> 
     backend = await context.machine(vm_id)
     result = await backend.exec("pwd", timeout=ANSWER_SECONDS)
     return Attachment(backend="vers", machine_id=vm_id, cwd=result.cwd, host_key=backend.host_key)
-
-
-@asynccontextmanager
-async def not_left_behind(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> AsyncIterator[None]:
-    """VMs that were just made are deleted again if what follows fails: nobody would know of them."""
-    try:
-        yield
-    except BaseException:
-        await _deleted(context, client, vm_ids)
-        raise
 
 
 async def _deleted(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> None:
