@@ -12,8 +12,10 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import os
 import queue
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -30,6 +32,25 @@ CLOSE_SECONDS = 5.0
 
 GIVEN_UP_SECONDS = 0.2
 """How often a caller that waits is asked whether it is still wanted."""
+
+
+async def to_thread(function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # those of the function
+    """As `asyncio.to_thread`, also at interpreter exit, when threads take no more calls: it is called right here then, where it holds up
+    nothing else. Not for what waits for this loop.
+    """
+    work = functools.partial(contextvars.copy_context().run, function, *args)
+    try:
+        waiting = asyncio.get_running_loop().run_in_executor(None, work)
+    except RuntimeError:
+        return work()
+    return await waiting
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Finds hosts at interpreter exit, too: what a program has left on a platform is deleted then, perhaps over a new connection."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:  # noqa: ANN401  # as the parent
+        return await to_thread(functools.partial(socket.getaddrinfo, host, port, **how))
 
 
 class IOThread:
@@ -58,13 +79,18 @@ class IOThread:
             return self._loop
 
     def _start(self) -> None:
-        loop = asyncio.new_event_loop()
+        loop = _Loop()
         ready = threading.Event()
 
         def main() -> None:
             asyncio.set_event_loop(loop)
             loop.call_soon(ready.set)
             loop.run_forever()
+            late = asyncio.all_tasks(loop)  # begun by timers and callbacks in the last rounds
+            for task in late:
+                task.cancel()
+            if late:
+                loop.run_until_complete(asyncio.gather(*late, return_exceptions=True))
 
         thread = threading.Thread(target=main, name="langchain-vers-io", daemon=True)
         thread.start()

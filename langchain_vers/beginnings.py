@@ -10,12 +10,13 @@ import contextvars
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from langchain_vers import idle
 from langchain_vers._io import io
 from langchain_vers.attachment import PROMISED, Attachment
+from langchain_vers.branches import Make, of_vm, one_by_one
 from langchain_vers.errors import BadInput, Gone, VersError
 from langchain_vers.platform import CommitInfo, VersClient, VmCreateVmConfig
 from langchain_vers.provision import Chooser, Provision, check
@@ -24,6 +25,8 @@ from langchain_vers.steps import Key
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
     from langchain_vers.turns import Place
+
+Made = TypeVar("Made", str, Sequence[str])
 
 BOOT_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
@@ -80,6 +83,21 @@ class Provisions:
         """A call is going to work on its machine: a repetition of it must not find what it has done."""
         if self._judged and place.position is not None:
             self._judged.pop((place.holder, place.position.path[0]), None)
+
+    async def likewise(self, context: BackendContext, client: VersClient, thread: str | None) -> tuple[Make, str]:
+        """How machines are made that begin as the one that a thread is promised, and what that is called; for attempts of a thread that has
+        none yet, and will have the best one's.
+
+        Raises:
+            BadInput: see `_chosen`. Gone: there is no such VM.
+        """
+        source = self._source
+        if callable(source) and (name := await self._chosen(source, thread)) is not None:
+            vm_id = str((await _existing(context, client, name)).machine_id)
+            return of_vm(context, client, vm_id), vm_id
+        if isinstance(source, str):
+            return one_by_one(client, lambda: _restored_first_by_tag(client, source)), source
+        return one_by_one(client, lambda: client.create_vm(wait_boot=True)), "new VMs"
 
     async def _made(self, context: BackendContext, place: Place) -> Attachment:
         source = self._source
@@ -167,8 +185,9 @@ async def _restored_first_by_tag(client: VersClient, ref: str) -> str:
 
 
 @asynccontextmanager
-async def made(context: BackendContext, client: VersClient, making: Coroutine[None, None, str]) -> AsyncIterator[str]:
-    """The id of a VM that is being made, which is deleted again if that, or what follows, fails or is cancelled.
+async def made(context: BackendContext, client: VersClient, making: Coroutine[None, None, Made]) -> AsyncIterator[Made]:
+    """The id of a VM that is being made, or the ids of several. If that, or what follows, fails or is cancelled, they are deleted again, as
+    nobody would know of them.
 
     Being cancelled does not cancel the request: what it makes could not be found again without its answer.
     """
@@ -177,7 +196,8 @@ async def made(context: BackendContext, client: VersClient, making: Coroutine[No
     async def take_back() -> None:
         await asyncio.wait([request])
         if not request.cancelled() and request.exception() is None:
-            await _deleted(context, client, [request.result()])
+            ids: str | Sequence[str] = request.result()
+            await _deleted(context, client, [ids] if isinstance(ids, str) else ids)
 
     try:
         yield await asyncio.shield(request)
@@ -198,16 +218,6 @@ async def answering(context: BackendContext, client: VersClient, vm_id: str) -> 
     backend = await context.machine(vm_id)
     result = await backend.exec("pwd", timeout=ANSWER_SECONDS)
     return Attachment(backend="vers", machine_id=vm_id, cwd=result.cwd, host_key=backend.host_key)
-
-
-@asynccontextmanager
-async def not_left_behind(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> AsyncIterator[None]:
-    """VMs that were just made are deleted again if what follows fails: nobody would know of them."""
-    try:
-        yield
-    except BaseException:
-        await _deleted(context, client, vm_ids)
-        raise
 
 
 async def _deleted(context: BackendContext, client: VersClient, vm_ids: Sequence[str]) -> None:

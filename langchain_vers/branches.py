@@ -109,7 +109,7 @@ class Branches:
     # --- on the I/O thread ---
 
     async def _made(self, count: int) -> list[Machine]:
-        io.at_close(self, self._end)
+        io.at_close(self, self._end_at_exit)
         task = asyncio.ensure_future(self._carry_out(count))
         self._making.add(task)
         task.add_done_callback(self._making.discard)
@@ -134,14 +134,14 @@ class Branches:
         """How branches of the source are made, and the commit that it is."""
         name = self._source.strip()
         if not name:
-            return _of_nothing(client), None
+            return one_by_one(client, lambda: client.create_vm(wait_boot=True)), None
         repository, colon, tag = name.partition(":")
         if colon:
             commit = (await client.get_repository_tag(repository, tag)).commit_id
-            return _of_commit(client, commit), commit
+            return of_commit(client, commit), commit
         with contextlib.suppress(Gone, BadInput):
             commit = (await client.get_tag(name)).commit_id
-            return _of_commit(client, commit), commit
+            return of_commit(client, commit), commit
         try:
             vm_id = await self._context.resolve_vm(name)
             await client.get_vm(vm_id)
@@ -151,13 +151,8 @@ class Branches:
                 raise Gone(
                     f"there is no tag and no VM named {name!r}, and it is no commit's id; langchain-vers vms lists the VMs"
                 ) from None
-            return _of_commit(client, name), name
-
-        async def of_vm(count: int) -> Sequence[str]:
-            async with self._context.resting(vm_id):
-                return await client.branch_vm(vm_id, count=count)
-
-        return of_vm, None
+            return of_commit(client, name), name
+        return of_vm(self._context, client, vm_id), None
 
     async def _delete(self, vm_id: str) -> None:
         client = await self._context.client()
@@ -172,6 +167,12 @@ class Branches:
             self._ending = asyncio.ensure_future(self._delete_all())
         await asyncio.shield(self._ending)
 
+    async def _end_at_exit(self) -> None:
+        try:
+            await self._end()
+        except VersError as left:  # nobody else would be told
+            logger.warning("%s", left)
+
     async def _delete_all(self) -> None:
         while self._making:
             await asyncio.wait(self._making)
@@ -184,11 +185,23 @@ class Branches:
             raise VersError(f"these branches could not be deleted, and are still there: {', '.join(failed)}; delete them yourself ({why})")
 
 
-def _of_nothing(client: VersClient) -> Make:
+def of_vm(context: BackendContext, client: VersClient, vm_id: str) -> Make:
+    """Branches of a VM as it is when they are made, and at rest."""
+
+    async def make(count: int) -> Sequence[str]:
+        async with context.resting(vm_id):
+            return await client.branch_vm(vm_id, count=count)
+
+    return make
+
+
+def one_by_one(client: VersClient, make_one: Callable[[], Awaitable[str]]) -> Make:
+    """Machines for which the platform knows no way to make several at once: all of them, or none."""
+
     async def make(count: int) -> Sequence[str]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise BadInput("The number of machines must be a whole number of at least 1.")
-        made = await asyncio.gather(*(client.create_vm(wait_boot=True) for _ in range(count)), return_exceptions=True)
+        made = await asyncio.gather(*(make_one() for _ in range(count)), return_exceptions=True)
         ids = [vm_id for vm_id in made if isinstance(vm_id, str)]
         for error in made:
             if isinstance(error, BaseException):
@@ -199,7 +212,9 @@ def _of_nothing(client: VersClient) -> Make:
     return make
 
 
-def _of_commit(client: VersClient, commit_id: str) -> Make:
+def of_commit(client: VersClient, commit_id: str) -> Make:
+    """Machines that are restored from a commit."""
+
     async def make(count: int) -> Sequence[str]:
         return await client.branch_commit(commit_id, count=count)
 

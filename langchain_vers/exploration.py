@@ -13,29 +13,27 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import coerce_to_runnable
 
 from langchain_vers._io import io, on_io
-from langchain_vers._loops import called, run_on_a_loop
-from langchain_vers.attachment import Attachment
-from langchain_vers.branches import Branches, Make
-from langchain_vers.context import LANE_LABEL, THREAD_LABEL
+from langchain_vers._loops import called, home_of, run_on_a_loop
+from langchain_vers.attachment import PROMISED, Attachment
+from langchain_vers.branches import Branches, Make, of_commit
+from langchain_vers.context import LANE_LABEL, THREAD_LABEL, BackendContext
 from langchain_vers.database import thread_config
 from langchain_vers.errors import BadInput, Conflict, DeadlineExceeded, VersError
 from langchain_vers.forks import Forks
-from langchain_vers.looks import Recorded, machine_of, recorded
+from langchain_vers.looks import Recorded, attachment_of, machine_of, recorded
 from langchain_vers.machine import Machine
 from langchain_vers.progress import Progress, progress_bar
+from langchain_vers.tools.belonging import check_tools
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
 from langchain_vers.turns import holder, thread_of
-
-if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext
 
 Score = Callable[[Trial], float | Awaitable[float | None] | None]
 """Tells how good an attempt is: the greater the better, None if it must not win. Sync or async."""
@@ -51,16 +49,20 @@ def explore(
     *,
     context: BackendContext,
     config: RunnableConfig | None = None,
-    base: str | None = None,
+    base: str | Machine | None = None,
     budget: Budget | None = None,
     progress: bool = True,
 ) -> Exploration:
     """Let `n` attempts work side by side, each on a branch of the thread's machine, and have the thread go on from the best.
 
+    If the thread is promised a machine (see `provision`) and has none yet, each attempt begins on one that is made like it.
+
     All branches but the winner's are deleted, and so are machines that other attempts have made by tools: also when some fail, when this is
     cancelled, and after Ctrl-C. The machine that the thread had stays. Without a winner the thread stays where it was.
 
-    With a checkpointer each attempt is a fork of the thread's conversation, and the winner's end becomes the thread's newest checkpoint.
+    With a checkpointer each attempt is a fork of the thread's conversation, and the winner's end becomes the thread's newest checkpoint. If
+    the thread waits for a person, `input=Command(resume=...)` resumes it once for each attempt. Without a winner it can be resumed as
+    before, but LangGraph's `get_state` does not list the question any more.
 
     Args:
         agent: a graph, another runnable, or a function; its tools route by `context` and by the config that it is given.
@@ -69,17 +71,20 @@ def explore(
         score: see `Score`. An attempt whose score raises has failed, and the others go on.
         context: the one of the agent's tools.
         config: the thread's, as the agent takes it; a `checkpoint_id` in it is where the attempts begin.
-        base: what to branch instead of the thread's machine: a commit, a tag, or a VM (see `Branches`).
+        base: what to branch instead of the thread's machine: a commit, a tag, or a VM, by its name (see `Branches`) or as a `Machine`.
         budget: what the exploration may cost. If it allows fewer machines than attempts, the thread's machine is committed, and the commit
             stays.
         progress: whether a bar is shown on a terminal, or in a notebook, if rich is installed.
 
     Raises:
-        BadInput: an argument that makes no sense.
+        BadInput: an argument that makes no sense, such as an agent whose tools are of another context; or this would block the event loop
+            that the agent's checkpointer works on.
         Conflict: the thread has no VM, and there is no `base`.
         Gone: the machine, or the checkpoint, does not exist.
     """
-    return run_on_a_loop(aexplore(agent, input, n, score, context=context, config=config, base=base, budget=budget, progress=progress))
+    home = home_of(agent, "aexplore")
+    work = aexplore(agent, input, n, score, context=context, config=config, base=base, budget=budget, progress=progress)
+    return run_on_a_loop(work, home)
 
 
 async def aexplore(
@@ -90,7 +95,7 @@ async def aexplore(
     *,
     context: BackendContext,
     config: RunnableConfig | None = None,
-    base: str | None = None,
+    base: str | Machine | None = None,
     budget: Budget | None = None,
     progress: bool = True,
 ) -> Exploration:
@@ -99,6 +104,16 @@ async def aexplore(
         raise BadInput(f"n must be a whole number of at least 1, not {n!r}")
     if not callable(score):
         raise BadInput(f"score must be a function that is given a Trial, not {score!r}")
+    if not isinstance(context, BackendContext):
+        raise BadInput(f"context must be the BackendContext of the agent's tools, not {type(context).__name__}")
+    if config is not None and not isinstance(config, Mapping):
+        raise BadInput(f"config must be a thread's, as the agent takes it, not {type(config).__name__}")
+    if budget is not None and not isinstance(budget, Budget):
+        raise BadInput(f"budget must be a Budget, not {type(budget).__name__}")
+    if not isinstance(agent, Runnable) and not callable(agent):
+        raise BadInput(f"the agent must be a graph, another runnable, or a function, not {type(agent).__name__}")
+    check_tools(agent, context)
+    base = base.vm_id if isinstance(base, Machine) else base
     forks = Forks(coerce_to_runnable(agent), config)
     work = _Work(forks, input, n=n, score=score, context=context, config=config, budget=budget or Budget())
     try:
@@ -139,7 +154,7 @@ class _Work:
         await self.forks.begin()
         # Of a checkpoint that is not a VersSaver's nothing is recorded, and its machine is where it is.
         there = self._config if self.forks.versioned or self._thread is None else thread_config(self._thread)
-        found = await asyncio.to_thread(recorded, self._context, there)
+        found = await asyncio.to_thread(recorded, self._context, there, self.forks.savers)
         at_once = len(self._trials) if self._budget.machines is None else min(len(self._trials), self._budget.machines)
         self._source = base or ""
         async with Branches(self._context, self._way(found) if base is None else base, labels={EXPLORATION_LABEL: self.id}) as branches:
@@ -159,13 +174,15 @@ class _Work:
 
     def _way(self, found: Recorded | None) -> Make:
         """How branches of the thread's machine are made, all of them in the state that it is in at the first call."""
-        commit: str | None = None
+        way: Make | None = None
 
         async def make(count: int) -> Sequence[str]:
-            nonlocal commit
+            nonlocal way
             client = await self._context.client()
-            if commit is not None:
-                return await client.branch_commit(commit, count=count)
+            if way is None and (await attachment_of(self._context, self._config, found))[0] == PROMISED:
+                way, self._source = await self._context.provisions.likewise(self._context, client, self._thread)
+            if way is not None:
+                return await way(count)
             async with machine_of(self._context, self._config, found) as look:
                 at = None if look is None else look.attachment
                 if at is None or at.backend != "vers" or at.machine_id is None:
@@ -176,7 +193,8 @@ class _Work:
                         return await client.branch_vm(at.machine_id, count=count)
                     # Later ones must begin as the first, and the machine itself may go on meanwhile.
                     commit = await client.commit_vm(at.machine_id, name=f"{EXPLORATION_LABEL}/{self.id}")
-            return await client.branch_commit(commit, count=count)
+            way = of_commit(client, commit)
+            return await way(count)
 
         return make
 

@@ -10,13 +10,16 @@ import asyncio
 import concurrent.futures
 import contextvars
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel import Pregel
 
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.turns import is_running
+
+if TYPE_CHECKING:
+    from langchain_vers.checkpoint import VersSaver
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ class Forks:
         self._graph = cast("Pregel[Any, Any, Any, Any]", agent) if checkpointer not in {None, True, False} else None
         self.versioned = hasattr(checkpointer, "versions")  # not by its class, which is another one after a reload
         """Whether the machine goes with the conversation."""
+        self.savers: list[VersSaver] | None = None if self._graph is None else [cast("VersSaver", checkpointer)] if self.versioned else []
+        """Those that may know of the thread's machine; None: any."""
         self.in_threads = False
         """Whether only the sync methods of the agent can be used."""
         self.adopted = False
@@ -125,8 +130,15 @@ class Forks:
             await self._graph.aupdate_state(state, None, as_node="__copy__")
 
     async def _blocking(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # those of the function
+        """A cancelled call is waited for: what it still stores must not come after what is stored of the exploration's end."""
         context = contextvars.copy_context()
-        return await asyncio.wrap_future(self._pool.submit(context.run, function, *args))
+        running = asyncio.wrap_future(self._pool.submit(context.run, function, *args))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear of it
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
     def close(self) -> None:
         """Wait for what runs in threads."""

@@ -8,7 +8,7 @@ thread is moved, and no checkpoint is made.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,8 +44,10 @@ Recorded = tuple["VersSaver", Key, Step]
 """The saver that knows a thread, and the checkpoint that is meant."""
 
 
-def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded | None:
+def recorded(context: BackendContext, config: RunnableConfig | None, savers: Iterable[VersSaver] | None = None) -> Recorded | None:
     """What is recorded of a thread now, or of the checkpoint that `config` names; None if no saver knows the thread, or its run asks.
+
+    `savers`: those that may know it; by default all of the context, among them perhaps some whose database somebody has closed.
 
     It reads the database, so it is called by whoever asks, as are other methods of savers; not on the I/O thread.
 
@@ -60,7 +62,7 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     named = {} if checkpoint is None else {"checkpoint_id": str(checkpoint)}
     there: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": "", **named}}
     found: dict[int, Recorded] = {}
-    for saver in list(context.savers):
+    for saver in list(context.savers if savers is None else savers):
         known = saver.get_tuple(there)
         key = None if known is None else Key(thread, "", known.checkpoint["id"])
         if key is not None and (step := saver.ledger.step(key)) is not None:
@@ -70,6 +72,18 @@ def recorded(context: BackendContext, config: RunnableConfig | None) -> Recorded
     if not found and checkpoint is not None:
         raise Gone(f"no VersSaver of this context has a checkpoint {checkpoint} of thread {thread}; langchain-vers history lists them")
     return next(iter(found.values()), None)
+
+
+async def attachment_of(context: BackendContext, config: RunnableConfig | None, found: Recorded | None) -> tuple[Attachment, bool]:
+    """Where a conversation is now, or was at the checkpoint that `config` names, and whether that stands in its record.
+
+    Coroutine of the I/O thread. `found` is what `recorded` has said.
+    """
+    configurable, thread = (config or {}).get("configurable") or {}, thread_of(config)
+    if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
+        return await context.attachment(thread), False
+    record = found[2].record
+    return (await context.beginning(), False) if record is None else (record.attachment, True)
 
 
 @asynccontextmanager
@@ -96,14 +110,10 @@ async def machine_of(context: BackendContext, config: RunnableConfig | None, fou
 
         yield None if route.attachment.backend == HERE.backend else Look(route.attachment, route.backend, changing)
         return
-    configurable = (config or {}).get("configurable") or {}
-    thread = thread_of(config)
-    if found is None or (configurable.get("checkpoint_id") is None and context.whereabouts.is_told(thread)):
-        attachment = await context.attachment(thread)
-    else:
+    attachment, follows = await attachment_of(context, config, found)
+    if follows and found is not None and _goes_along(attachment):
         saver, key, step = found
-        attachment = await context.beginning() if step.record is None else step.record.attachment
-        if step.record is not None and _goes_along(attachment) and not await _is_there(saver.versions, key, step):
+        if not await _is_there(saver.versions, key, step):
             async with _restored(context, saver.versions, key, step) as (made, backend):
                 yield Look(made, backend, _as_it_is(backend), passing=True)
             return

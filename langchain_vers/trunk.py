@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from langchain_vers._io import io
+from langchain_vers._io import to_thread
 from langchain_vers._process import kept
 from langchain_vers.backends.gate import Gate
 from langchain_vers.backends.vers import Transport, VersBackend
@@ -190,10 +190,10 @@ class Trunk:
 
     async def _open(self, start: bool) -> None:
         account = self._account
-        if account.base_url is not None or os.environ.get("VERS_BASE_URL") or await io.blocking(_has_key, account.credentials):
+        if account.base_url is not None or os.environ.get("VERS_BASE_URL") or await to_thread(_has_key, account.credentials):
             self._client = VersClient(account.credentials, Endpoints.resolve(account.base_url, account.ssh_endpoint, account.ca_file))
             return
-        server = await io.blocking(_embedded, account.data_dir, start)
+        server = await to_thread(_embedded, account.data_dir, start)
         host, port = server.ssh_endpoint
         key = server.api_key
         self._client = VersClient(Credentials(lambda: key), Endpoints.resolve(server.base_url, f"{host}:{port}", server.ca_file))
@@ -217,7 +217,7 @@ class Trunk:
         from langchain_vers.embedded import launcher  # noqa: PLC0415  # as in `_embedded`
 
         stamp = _stamp(self._account.data_dir)
-        if await io.blocking(launcher.find_running, self._account.data_dir) != self._server:
+        if await to_thread(launcher.find_running, self._account.data_dir) != self._server:
             return True
         self._stamp = stamp
         return False

@@ -502,7 +502,8 @@ class Versions:
         live = self.ledger.machines.get(machine_id)
         if live is None or live.calls or live.version is None or not live.held:
             return
-        with contextlib.suppress(VersError):
+        # RuntimeError: interpreter exit, when threads take no more calls; that this process is no more, others see by themselves.
+        with contextlib.suppress(VersError, RuntimeError):
             async with self.gate(machine_id).commit():
                 if live.calls or live.version is None:
                     return

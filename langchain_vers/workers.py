@@ -6,10 +6,8 @@ thread, named in the run's config, so that every call below it is routed to a br
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,11 +15,11 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.base import coerce_to_runnable
 
 from langchain_vers.attachment import PROMISED, Attachment
-from langchain_vers.errors import Conflict, VersError
+from langchain_vers.beginnings import made
+from langchain_vers.errors import Conflict
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
-    from langchain_vers.platform import VersClient
     from langchain_vers.turns import Place
     from langchain_vers.versions import Versions
 
@@ -91,31 +89,14 @@ async def branch(context: BackendContext, place: Place, versions: Versions | Non
     name = place.settings.get(NAME)
     labels = {} if name is None else {**await context.labels(place), NAME_LABEL: str(name)}
     gate = contextlib.nullcontext() if versions is None else versions.gate(source.machine_id).commit()
-    making = asyncio.ensure_future(_make(client, source.machine_id, gate, labels))
-    try:
-        machine_id = await asyncio.shield(making)
-    except asyncio.CancelledError:
-        # The platform makes it all the same, and nobody is going to use it.
-        with contextlib.suppress(VersError):
-            await client.delete_vm(await making)
-        raise
+    async with contextlib.AsyncExitStack() as stack:
+        async with gate:
+            machine_id, *_ = await stack.enter_async_context(made(context, client, client.branch_vm(source.machine_id)))
+        if labels:
+            await client.label_vm(machine_id, labels)
     attachment = source.moved(machine_id=machine_id, commit=None)
     context.whereabouts.enter(place, versions, attachment)
     return attachment
-
-
-async def _make(client: VersClient, source: str, gate: AbstractAsyncContextManager[None], labels: dict[str, str]) -> str:
-    """A branch of a machine, with labels if there are any; without them it is not left behind."""
-    async with gate:
-        machine_id = (await client.branch_vm(source))[0]
-    try:
-        if labels:
-            await client.label_vm(machine_id, labels)
-    except BaseException:
-        with contextlib.suppress(VersError):
-            await client.delete_vm(machine_id)
-        raise
-    return machine_id
 
 
 def lane_of(configurable: Mapping[str, Any]) -> str:

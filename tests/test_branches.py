@@ -188,3 +188,43 @@ def test_ctrl_c_leaves_no_branch(context: BackendContext, machine: Machine, vers
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors
     assert "interrupted" not in {labels.get("run") for labels in run(listed(context)).values()}
+
+
+LEFT_TO_THE_END = """
+    import sys
+    from langchain_vers import BackendContext
+    from langchain_vers._io import run
+    from langchain_vers.branches import Branches
+
+    branches = Branches(BackendContext(data_dir=sys.argv[1], local=False), sys.argv[2], labels={"run": "left to the end"})
+    run(branches.__aenter__())
+    run(branches.make(2))
+"""
+
+
+def test_branches_that_were_left_are_deleted_before_the_interpreter_exits(
+    context: BackendContext, machine: Machine, vers_data: Path
+) -> None:
+    """When threads take no more calls, and other connections are being closed."""
+    command = [sys.executable, "-c", textwrap.dedent(LEFT_TO_THE_END), str(vers_data), machine.vm_id]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "could not" not in ended.stderr and "Traceback" not in ended.stderr
+    assert "left to the end" not in {labels.get("run") for labels in run(listed(context)).values()}
+
+
+def test_branches_that_cannot_be_deleted_at_the_end_are_named(context: BackendContext, machine: Machine, vers_data: Path) -> None:
+    closed = """
+    from langchain_vers.errors import Unreachable
+
+    async def no_client():
+        raise Unreachable("the platform could not be reached")
+
+    branches._context.client = no_client
+    print(*(each.vm_id for each in branches.machines), flush=True)
+"""
+    failing = textwrap.dedent(LEFT_TO_THE_END) + textwrap.dedent(closed)
+    ended = subprocess.run(
+        [sys.executable, "-c", failing, str(vers_data), machine.vm_id], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert all(vm_id in ended.stderr for vm_id in ended.stdout.split())
+    assert "could not be deleted, and are still there" in ended.stderr

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -23,7 +24,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Send, interrupt
+from langgraph.types import Command, Send, interrupt
 
 from langchain_vers import BackendContext, VersSaver, VersToolkit, on_branch
 from langchain_vers._io import run
@@ -170,12 +171,37 @@ def test_a_new_thread_on_a_golden_machine(agent: Any, context: BackendContext, m
     assert [trial.outcome for trial in found.trials] == ["scored", "scored"], str(found)
     answer = agent.invoke(told("cat n0 n"), config)["messages"][-2]
     assert answer.content.split() == ["golden", "2"]
+    found = explore(agent, told("cat f > n; rm f"), 1, lambda trial: trial.number, context=context, config=config, base=machine)
+    assert found.source == machine.vm_id and machine.exists("f")
     # A thread that has a machine, and attempts on others.
     agent.invoke(told("echo mine > f"), THREAD)
     found = explore(agent, told("cp f n0; echo N > n"), 2, by_number, context=context, config=THREAD, base=commit)
     assert [trial.outcome for trial in found.trials] == ["scored", "scored"], str(found)
     answer = agent.invoke(told("cat n0 n"), THREAD)["messages"][-2]
     assert answer.content.split() == ["golden", "2"]
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("kind", ["new", "commit", "chosen"])
+def test_a_thread_whose_machine_is_promised(
+    kind: str, versioned: bool, context: BackendContext, machine: Machine, isolated_vers_data: Path
+) -> None:
+    """It needs none before: the attempts begin on what it would have begun on, and it has the winner's."""
+    machine.write("f", "golden\n")
+    provision: Any = {"new": True, "commit": machine.save() if kind == "commit" else "", "chosen": lambda thread: machine.vm_id}[kind]
+    with BackendContext(data_dir=isolated_vers_data, local=False, provision=provision) as promising:
+        saver = VersSaver(InMemorySaver(), promising) if versioned else InMemorySaver()
+        agent = create_agent(Obedient(), VersToolkit(context=promising).get_tools(), checkpointer=saver)
+        before = ids(context)
+        found = explore(agent, told("cat f; echo N > n"), 2, lambda trial: None, context=promising, config=THREAD)
+        assert [trial.outcome for trial in found.trials] == ["scored", "scored"] and ids(context) == before, str(found)
+        found = explore(agent, told("cat f; echo N > n"), 3, by_number, context=promising, config=THREAD, budget=Budget(machines=2))
+        assert found.winner is found.trials[2] and found.winner.machine is not None, str(found)
+        assert ids(context) - before == {found.winner.machine.vm_id}
+        assert found.source == {"new": "new VMs", "commit": provision, "chosen": machine.vm_id}[kind]
+        answer = agent.invoke(told("cat n; cat f || echo new"), THREAD)["messages"][-2]
+        assert answer.content.split()[0] == "3" and answer.content.split()[-1] == ("new" if kind == "new" else "golden")
+        assert answer.artifact["machine_id"] == found.winner.machine.vm_id
 
 
 @pytest.mark.parametrize("agent", ["memory", "versioned"], indirect=True)
@@ -290,6 +316,21 @@ def test_a_budget_of_commands_and_machines(agent: Any, context: BackendContext, 
     assert "out of commands" in str(found)
 
 
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_thread_that_waits_for_a_person(versioned: bool, context: BackendContext, machine: Machine) -> None:
+    """Each attempt is what would come of the answer."""
+    saver = VersSaver(InMemorySaver(), context) if versioned else InMemorySaver()
+    asking = HumanInTheLoopMiddleware(interrupt_on={"bash": True})
+    agent = create_agent(Obedient(), VersToolkit(context=context).get_tools(), checkpointer=saver, middleware=[asking])
+    yes: Any = Command(resume={"decisions": [{"type": "approve"}]})
+    assert agent.invoke(told("echo yes >> n"), THREAD)["__interrupt__"]
+    found = explore(agent, yes, 2, lambda trial: None, context=context, config=THREAD)
+    assert [trial.outcome for trial in found.trials] == ["scored", "scored"] and agent.get_state(THREAD).next, str(found)
+    found = explore(agent, yes, 2, lambda trial: trial.number, context=context, config=THREAD)
+    assert found.winner is found.trials[1] and not agent.get_state(THREAD).next, str(found)
+    assert found.winner.machine is not None and found.winner.machine.read_text("n") == "yes\n"
+
+
 def test_an_attempt_that_asks_a_person_does_not_win(context: BackendContext, machine: Machine) -> None:
     builder = StateGraph(dict)
     builder.add_node("ask", lambda state: interrupt("may I?"))
@@ -305,6 +346,17 @@ def test_bad_input(context: BackendContext, machine: Machine) -> None:
             explore(agent, told("true"), n, by_number, context=context, config=THREAD)  # type: ignore[arg-type]
     with pytest.raises(BadInput):
         explore(agent, told("true"), 1, "best", context=context)  # type: ignore[arg-type]
+    odd: list[tuple[dict[str, Any], str]] = [
+        ({"agent": 5}, "the agent must be a graph, another runnable, or a function, not int"),
+        ({"context": VersToolkit(context=context)}, "context must be the BackendContext of the agent's tools, not VersToolkit"),
+        ({"config": "42"}, "config must be a thread's, as the agent takes it, not str"),
+        ({"budget": 5}, "budget must be a Budget, not int"),
+        ({"base": 7}, "what to branch must be the name of a commit, a tag or a VM, not 7"),
+    ]
+    for changes, said in odd:
+        given = {"agent": agent, "input": told("true"), "n": 1, "score": by_number, "context": context, "config": THREAD, **changes}
+        with pytest.raises(BadInput, match=re.escape(said)):
+            explore(**given)
     with pytest.raises(Conflict, match="no VM"):
         explore(agent, told("true"), 1, by_number, context=context, config={"configurable": {"thread_id": "nowhere"}})
     with pytest.raises(Gone):
@@ -314,6 +366,49 @@ def test_bad_input(context: BackendContext, machine: Machine) -> None:
             Budget(**wrong)  # type: ignore[arg-type]
     found = explore(agent, told("true"), 1, lambda trial: "good", context=context, config=THREAD)  # type: ignore[arg-type,return-value]
     assert isinstance(found.trials[0].error, BadInput)
+
+
+def test_tools_of_another_context(context: BackendContext, machine: Machine, isolated_vers_data: Path) -> None:
+    """All attempts would work on one machine, or on this one."""
+    with BackendContext(data_dir=isolated_vers_data, local=False) as other:
+        stranger = create_agent(Obedient(), VersToolkit(context=other).get_tools())
+        with pytest.raises(BadInput, match="the agent's tool bash is of another context"):
+            explore(stranger, told("echo N > n"), 2, by_number, context=context, config=THREAD)
+
+
+def test_a_saver_of_before_whose_database_is_closed(context: BackendContext, machine: Machine) -> None:
+    """As when a notebook's cell that opens the database is run again."""
+    tools = VersToolkit(context=context).get_tools()
+    with SqliteSaver.from_conn_string(":memory:") as closed:
+        before = VersSaver(closed, context)
+    with SqliteSaver.from_conn_string(":memory:") as inner:
+        for saver in (VersSaver(inner, context), InMemorySaver()):
+            agent = create_agent(Obedient(), tools, checkpointer=saver)
+            agent.invoke(told("true"), THREAD)
+            found = explore(agent, told("echo N > n"), 2, by_number, context=context, config=THREAD)
+            assert found.winner is found.trials[1], str(found)
+    assert before in context.savers
+
+
+@pytest.mark.parametrize("agent", ["sqlite", "versioned-sqlite"], indirect=True)
+def test_what_ended_attempts_still_store_does_not_come_last(agent: Any, context: BackendContext, machine: Machine) -> None:
+    """Sync savers are used in threads, which end when their machine is gone, and not before."""
+    agent.invoke(told("echo begun"), THREAD)
+    command = "echo N > n; [ N = 1 ] || sleep 1000"
+    found = explore(agent, told(command), 3, by_number, context=context, config=THREAD, budget=Budget(seconds=2))
+    assert found.winner is found.trials[0] and {trial.outcome for trial in found.trials[1:]} == {"out of time"}, str(found)
+    assert texts(agent)[-3:] == ["", "(no output)", "done"]
+
+
+def test_a_score_that_hangs_holds_up_no_exit(context: BackendContext, machine: Machine, isolated_vers_data: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(HANGING), str(isolated_vers_data), machine.vm_id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "scoring\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors
+    assert not any("langchain-vers-exploration" in labels for labels in run(listed(context)).values())
 
 
 def test_scores_and_ties() -> None:
@@ -409,3 +504,16 @@ def test_ctrl_c(context: BackendContext, machine: Machine, isolated_vers_data: P
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors
     assert ids(context) == before
+
+
+HANGING = """
+    import sys, time
+    from langchain_vers import BackendContext, explore
+
+    def score(trial):
+        print("scoring", flush=True)
+        time.sleep(1000)
+
+    with BackendContext(data_dir=sys.argv[1], local=False) as context:
+        explore(lambda given: given, "go", 1, score, context=context, base=sys.argv[2], progress=False)
+"""

@@ -617,3 +617,45 @@ def test_local_backend_closes_what_it_opens(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     wait_for(lambda: me.num_fds() <= before)
     wait_for(lambda: not [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE])
+
+
+def test_closers_can_find_hosts_and_call_what_blocks() -> None:
+    """At interpreter exit threads take no more calls."""
+    done = script(
+        """
+        import asyncio
+        from langchain_vers._io import io, run, to_thread
+
+        async def closer():
+            found = await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+            print(bool(found), await to_thread(len, "four"))
+
+        async def begin():
+            io.at_close("it", closer)
+
+        run(begin())
+        """
+    )
+    assert_quiet(done, "True 4\n")
+
+
+@pytest.mark.parametrize("rounds", range(1, 9))
+def test_what_begins_in_the_last_rounds_is_ended_too(own: IOThread, rounds: int) -> None:
+    begun: list[asyncio.Task[None]] = []
+
+    def hop(left: int) -> None:
+        loop = asyncio.get_running_loop()
+        if left:
+            loop.call_soon(hop, left - 1)
+        else:
+            begun.append(loop.create_task(asyncio.sleep(1000)))
+
+    async def closer() -> None:
+        hop(rounds)
+
+    async def begin() -> None:
+        own.at_close("it", closer)
+
+    own.run(begin())
+    own.close()
+    assert all(task.done() for task in begun)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from langchain_vers._io import io
+from langchain_vers._io import io, to_thread
 from langchain_vers.backends import docker_disk, sessions
 from langchain_vers.backends.disk_guard import DiskGuard
 from langchain_vers.backends.disk_watch import Watch
@@ -147,7 +147,7 @@ class Container:
 
     async def _delete(self, container: str) -> None:
         try:
-            found = await _finally_blocking(lambda: self.engine.inspect(container))
+            found = await to_thread(lambda: self.engine.inspect(container))
         except Gone:
             return
         if self.attached or _labels(found).get(LABEL) != "container":
@@ -155,8 +155,8 @@ class Container:
                 f"container {container[:12]} was not made by this backend, which therefore does not remove it; use `docker rm`",
                 machine_id=container,
             )
-        await _finally_blocking(lambda: self.engine.remove(container))
-        await _finally_blocking(lambda: self._drop_branch_image(str(found["Image"])))
+        await to_thread(lambda: self.engine.remove(container))
+        await to_thread(lambda: self._drop_branch_image(str(found["Image"])))
 
     def _drop_branch_image(self, image: str) -> None:
         """Remove the image that branches were made of, when the last of them goes."""
@@ -380,13 +380,3 @@ def _close(starting: asyncio.Future[Hijacked] | asyncio.Future[Session]) -> None
 
 def _labels(found: dict[str, Any]) -> dict[str, str]:
     return (found.get("Config") or {}).get("Labels") or {}
-
-
-async def _finally_blocking(function: Callable[[], T]) -> T:
-    """As `io.blocking`, also at interpreter exit, when threads take no more calls: then nothing else is there to be held up."""
-    try:
-        return await io.blocking(function)
-    except RuntimeError as error:
-        if isinstance(error, VersError):
-            raise
-        return function()

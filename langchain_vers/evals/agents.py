@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from langchain_vers._loops import called
+from langchain_vers._threads import in_thread, in_words
 from langchain_vers.errors import BadInput, DeadlineExceeded, VersError
-from langchain_vers.evals.threads import in_thread, in_words
 
 if TYPE_CHECKING:
-    from langchain_vers.context import BackendContext
     from langchain_vers.machine import Machine
 
 Agent = Runnable[Any, Any] | Callable[..., Any]
@@ -41,11 +41,7 @@ def work_of(agent: Agent, *, sync: bool) -> Work:
 
     async def call(inputs: Mapping[str, Any], config: RunnableConfig, machine: Machine) -> Any:  # noqa: ANN401  # what the agent gives
         given = {"config": config, "machine": machine}
-        named = {name: given[name] for name in takes}
-        if _is_async(agent):
-            return await agent(dict(inputs), **named)
-        found = await in_thread(agent, dict(inputs), **named)
-        return await found if inspect.isawaitable(found) else found
+        return await called(agent, dict(inputs), **{name: given[name] for name in takes})
 
     return call
 
@@ -81,10 +77,6 @@ def signature_of(function: Callable[..., Any], what: str) -> inspect.Signature:
         raise BadInput(f"{what} {_name(function)} does not say what it takes; wrap it in a function that does") from None
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
 async def see_through(work: Awaitable[Any], seconds: float | None) -> Any:  # noqa: ANN401  # what the agent gives
     """Wait for an agent, however it ends: its errors are raised, and nothing else is.
 
@@ -117,24 +109,6 @@ async def see_through(work: Awaitable[Any], seconds: float | None) -> Any:  # no
     if task.cancelled():
         raise VersError("the agent was cancelled from within, by itself or by what it called")
     return task.result()
-
-
-def check_tools(agent: Agent, context: BackendContext) -> None:
-    """Refuse an agent whose tools would work elsewhere, as far as that can be seen: those of a graph's tool nodes.
-
-    Raises:
-        BadInput: one of them is of another context.
-    """
-    nodes = getattr(agent, "nodes", None)
-    for node in nodes.values() if isinstance(nodes, Mapping) else ():
-        tools = getattr(getattr(node, "bound", None), "tools_by_name", None)
-        for name, tool in tools.items() if isinstance(tools, Mapping) else ():
-            others = getattr(tool, "_context", context)
-            if others is not context:
-                raise BadInput(
-                    f"the agent's tool {name} is of another context, and would work on another machine than its example's; make the tools "
-                    "with VersToolkit(context=context), and give the same context here"
-                )
 
 
 def _name(function: object) -> str:

@@ -13,9 +13,9 @@ from langsmith.evaluation.evaluator import EvaluationResult, EvaluationResults, 
 from langsmith.run_helpers import get_current_run_tree
 from langsmith.schemas import Example, Run
 
+from langchain_vers._loops import called
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.evals.agents import signature_of
-from langchain_vers.evals.threads import in_thread
 
 if TYPE_CHECKING:
     from langchain_vers.machine import Machine
@@ -89,7 +89,6 @@ def _adapted(function: Callable[..., Any]) -> RunEvaluator:
     if nothing_else:  # LangSmith wants an evaluator to take something
         parameters = [inspect.Parameter("run", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     others = signature.replace(parameters=parameters)
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
     @functools.wraps(function)
     async def evaluate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever evaluators take and give
@@ -98,10 +97,7 @@ def _adapted(function: Callable[..., Any]) -> RunEvaluator:
             given[MACHINE] = _at_hand()
         call = signature.bind_partial()
         call.arguments.update((name, given[name]) for name in signature.parameters if name in given)
-        if is_async:
-            return await function(*call.args, **call.kwargs)
-        found = await in_thread(function, *call.args, **call.kwargs)
-        return await found if inspect.isawaitable(found) else found
+        return await called(function, *call.args, **call.kwargs)
 
     evaluate.__name__ = name
     evaluate.__signature__ = others  # type: ignore[attr-defined]  # what inspect looks for

@@ -11,10 +11,11 @@ import langsmith
 
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput
-from langchain_vers.evals.agents import Agent, Work, check_tools, work_of
+from langchain_vers.evals.agents import Agent, Work, work_of
 from langchain_vers.evals.evaluators import Evaluator, listed
 from langchain_vers.evals.examples import Data
 from langchain_vers.machine import Machine
+from langchain_vers.tools.belonging import check_tools
 
 Keep = Literal["never", "failures", "always"]
 """Whose machines outlive the evaluation."""

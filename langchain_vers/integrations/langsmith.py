@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import langsmith
 from langsmith.run_helpers import traceable
 
-from langchain_vers._loops import run_on_a_loop
+from langchain_vers._loops import home_of, run_on_a_loop
 from langchain_vers.branches import Branches
 from langchain_vers.context import BackendContext
 from langchain_vers.evals.agents import Agent, name_of
@@ -91,7 +91,8 @@ def evaluate_on_branches(
         Rows in the order of the data. An agent or evaluator that fails is an error of its row, and ends nothing else.
 
     Raises:
-        BadInput: one of the arguments makes no sense; nothing was run.
+        BadInput: one of the arguments makes no sense, or this would block the event loop that the agent's checkpointer works on; nothing
+            was run.
         Gone: there is no such base.
         VersError: machines could not be deleted; the message names them.
 
@@ -115,6 +116,7 @@ def evaluate_on_branches(
         progress,
         sync=True,
     )
+    home_of(agent, "aevaluate_on_branches")
     return run_on_a_loop(_evaluate(options))
 
 

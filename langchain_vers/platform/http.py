@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from langchain_vers._io import io
+from langchain_vers._io import io, to_thread
 from langchain_vers.errors import BadInput, DeadlineExceeded, ServerFault, Unreachable, VersError
 from langchain_vers.platform.credentials import Credentials, Endpoints, ResolvedKey
 from langchain_vers.platform.failures import (
@@ -191,7 +191,7 @@ class HttpCore:
             headers["Content-Type"] = "application/json"
         sent = False
         for attempt in itertools.count():
-            key = await asyncio.to_thread(self.credentials.resolve)
+            key = await to_thread(self.credentials.resolve)
             request = client.build_request(
                 call.method,
                 self.endpoints.base_url + call.path,
@@ -228,7 +228,7 @@ class HttpCore:
             if self._client is None:
                 tls = self.endpoints.base_url.startswith("https:") and self._transport is None
                 self._client = httpx.AsyncClient(
-                    verify=await asyncio.to_thread(self.endpoints.ssl_context) if tls else False,
+                    verify=await to_thread(self.endpoints.ssl_context) if tls else False,
                     transport=self._transport,
                     # A proxy from the environment is for other hosts: it would carry the key of a plain-http loopback URL elsewhere.
                     trust_env=not self.endpoints.is_loopback,

@@ -17,7 +17,7 @@ from functools import partial
 import paramiko
 from pydantic import SecretStr
 
-from langchain_vers._io import io
+from langchain_vers._io import io, to_thread
 from langchain_vers.errors import BadInput, Unreachable
 from langchain_vers.platform.loop_socket import LoopSocket
 from langchain_vers.platform.peers import Peer, fingerprint, translated
@@ -198,10 +198,7 @@ class SSHConnection:
         """Close the connection; processes on it see their input end."""
         io.forget(self)
         self._sock.close()  # wakes paramiko's thread, whose end its own close() waits for
-        try:
-            await io.blocking(self._transport.close)
-        except RuntimeError:  # interpreter exit: the pool takes no more calls
-            self._transport.close()
+        await to_thread(self._transport.close)
         await self._sock.wait_closed()
         if self.below is not None:
             await self.below.close()

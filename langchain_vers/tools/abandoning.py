@@ -6,6 +6,9 @@ minutes would then have to be waited for, and goes on on the machine. So a sync 
 threads are doing. If one of them is leaving this very run (a frame of `Pregel.stream` that has the run's own `RunControl`, which graphs
 nested in it share) with KeyboardInterrupt, SystemExit or GeneratorExit, the call is ended like one of the main thread would be.
 
+Nothing official tells: a `RunControl` is drained only by who was given it, and is looked at between steps; callbacks (`on_chain_error`)
+hear of the end after the executor has waited; and futures that run cannot be cancelled (langgraph 1.2).
+
 This relies on the names of LangGraph's local variables; where they are others, nothing is found, and all is as without it
 (`tests/tools/test_interruptions.py` would tell). Async graphs cancel their tasks and need none of it.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from langchain_vers import idle
 from langchain_vers.attachment import HERE, PROMISED
-from langchain_vers.beginnings import answering, not_left_behind, restored
+from langchain_vers.beginnings import answering, made, restored
 from langchain_vers.context import BackendContext
 from langchain_vers.errors import BadInput, Conflict, Denied, VersError
 from langchain_vers.naming import short_id
@@ -132,8 +132,7 @@ async def vm_create(
         client = await call.context.client()
         wanted = {**await call.context.labels(call.place), **(labels or {})}
         config = VmCreateVmConfig(vcpu_count=vcpu_count, mem_size_mib=mem_size_mib, fs_size_mib=fs_size_mib, labels=wanted or None)
-        vm_id = await client.create_vm(config, wait_boot=True)
-        async with not_left_behind(call.context, client, [vm_id]):
+        async with made(call.context, client, client.create_vm(config, wait_boot=True)) as vm_id:
             attachment = await answering(call.context, client, vm_id)
         if attach:
             set_to(attachment)
@@ -184,11 +183,11 @@ async def vm_branch(call: Call, *, vm_id: str | None = None, count: int = 1, att
     async with call.context.moving(call.place) as set_to:
         source = await _chosen(call, vm_id)
         client = await call.context.client()
-        async with call.context.resting(source):
-            ids = await client.branch_vm(source, count=count)
-        if (commit := call.context.commits.get(source)) is not None:
-            call.context.commits.update(dict.fromkeys(ids, commit))
-        async with not_left_behind(call.context, client, ids):
+        async with AsyncExitStack() as stack:
+            async with call.context.resting(source):
+                ids = await stack.enter_async_context(made(call.context, client, client.branch_vm(source, count=count)))
+            if (commit := call.context.commits.get(source)) is not None:
+                call.context.commits.update(dict.fromkeys(ids, commit))
             await _label(call, client, ids)
             if attach:
                 attachment = await answering(call.context, client, ids[0])
@@ -211,9 +210,8 @@ async def vm_commit(call: Call, *, vm_id: str | None = None, name: str | None = 
 async def vm_restore(call: Call, *, commit_id: str, attach: bool = True) -> Answer:
     async with call.context.moving(call.place) as set_to:
         client = await call.context.client()
-        vm_id = await restored(client, commit_id.strip())
-        call.context.commits[vm_id] = commit_id.strip()
-        async with not_left_behind(call.context, client, [vm_id]):
+        async with made(call.context, client, restored(client, commit_id.strip())) as vm_id:
+            call.context.commits[vm_id] = commit_id.strip()
             await _label(call, client, [vm_id])
             attachment = await answering(call.context, client, vm_id)
         if attach:

@@ -1,4 +1,4 @@
-"""A real HTTP server in front of the platform's API that passes everything on, but for what it is told to refuse."""
+"""A real HTTP server in front of the platform's API that passes everything on, but for what it is told to refuse or to hold back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 
+class Hold:
+    """An answer of the platform that is there, and is passed on when it is released."""
+
+    def __init__(self) -> None:
+        self.reached, self.released = threading.Event(), threading.Event()
+
+
 class ApiFront(ThreadingHTTPServer):
-    """`refusals`: by method and end of the path, the status and the message of the answer."""
+    """`refusals`: by method and end of the path, the status and the message of the answer. `holds`: by the same, the answers that wait."""
 
     daemon_threads = False
     block_on_close = True
@@ -21,6 +28,7 @@ class ApiFront(ThreadingHTTPServer):
         self.target = urlsplit(target)
         self.refusals: dict[tuple[str, str], tuple[int, str]] = {}
         self.refused = 0
+        self.holds: dict[tuple[str, str], Hold] = {}
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
@@ -60,7 +68,12 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "connection"}}
             connection.request(self.command, self.path, body or None, headers)
             response = connection.getresponse()
-            self._send(response.status, response.getheader("Content-Type", "application/json"), response.read())
+            data = response.read()
+            for (method, end), hold in self.server.holds.items():
+                if self.command == method and path.endswith(end):
+                    hold.reached.set()
+                    assert hold.released.wait(60)
+            self._send(response.status, response.getheader("Content-Type", "application/json"), data)
         finally:
             connection.close()
 
