@@ -196,7 +196,11 @@ def of_vm(context: BackendContext, client: VersClient, vm_id: str) -> Make:
 
 
 def one_by_one(client: VersClient, make_one: Callable[[], Awaitable[str]]) -> Make:
-    """Machines for which the platform knows no way to make several at once: all of them, or none."""
+    """Machines for which the platform knows no way to make several at once: all of them, or none.
+
+    What is given back raises:
+        BadInput: there are to be less than one. Whatever `make_one` raises; what was made is deleted then.
+    """
 
     async def make(count: int) -> Sequence[str]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
