@@ -15,6 +15,7 @@ pytest loads this module wherever the package is installed: nothing else is impo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     import langchain_vers.machine  # by its whole name where it is rendered: there are others that are called so
+    from langchain_vers.branches import Branches
     from langchain_vers.context import BackendContext
     from langchain_vers.machine import Machine
 
@@ -31,7 +33,6 @@ KEEP = ("never", "failures", "always")
 """Whose machines outlive their test."""
 LABEL = "langchain-vers-test"
 """On the machines of tests, with the test's name: to find those that a killed process has left."""
-_SECONDS = 120.0
 _machine = pytest.StashKey["Machine"]()
 _failed = pytest.StashKey[bool]()
 _new = pytest.StashKey[str]()
@@ -69,40 +70,25 @@ def vers_base(request: pytest.FixtureRequest, vers_context: BackendContext) -> I
     if named := _named(request.config):
         yield named
         return
-    from langchain_vers._io import run  # noqa: PLC0415  # see the module
-    from langchain_vers.machine import Machine  # noqa: PLC0415
-    from langchain_vers.platform import VmCreateVmConfig  # noqa: PLC0415
-
-    async def create() -> str:
-        client = await vers_context.client()
-        return await client.create_vm(VmCreateVmConfig(labels={LABEL: "base"}), wait_boot=True, deadline=_SECONDS)
-
-    machine = Machine(vers_context, run(create()))
-    request.config.stash[_new] = machine.vm_id
-    yield machine.vm_id
-    machine.delete()
+    with _branches(vers_context, None, "base") as branches:
+        (machine,) = _made(branches)
+        request.config.stash[_new] = machine.vm_id
+        yield machine.vm_id
 
 
 @pytest.fixture
 def vers_machine(request: pytest.FixtureRequest, vers_context: BackendContext) -> Iterator[langchain_vers.machine.Machine]:
     """A VM for this test alone."""
-    from langchain_vers._io import run  # noqa: PLC0415  # see the module
-    from langchain_vers.branches import Branches  # noqa: PLC0415
-
     _kept(request.node)  # nonsense shows before anything is made
     base = _marked(request.node).get("base") or request.getfixturevalue("vers_base")
-    branches = Branches(vers_context, base, labels={LABEL: request.node.name[:60]})
-    run(branches.__aenter__())
-    try:
+    with _branches(vers_context, base, request.node.name) as branches:
         new = not _marked(request.node).get("base") and base == request.config.stash.get(_new, None)
-        machine = request.node.stash[_machine] = _stable(run(branches.make(1))[0], "a new machine" if new else str(base))
+        machine = request.node.stash[_machine] = _stable(_made(branches)[0], "a new machine" if new else str(base))
         if machine.commit is not None:
             vers_context.commits[machine.vm_id] = machine.commit
         yield machine
         if _kept(request.node):
             branches.keep(machine)
-    finally:
-        run(branches.__aexit__(None, None, None))
 
 
 @pytest.fixture
@@ -126,6 +112,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.stash[_failed] = item.stash.get(_failed, False) or report.failed
     if report.when == "call" and _kept(item):
         report.sections.append(("VM", f"kept: {item.stash[_machine].vm_id}"))
+
+
+@contextlib.contextmanager
+def _branches(context: BackendContext, source: str | None, name: str) -> Iterator[Branches]:
+    """Machines of a test, or of the session, which are gone afterwards."""
+    from langchain_vers._io import run  # noqa: PLC0415  # see the module
+    from langchain_vers.branches import Branches  # noqa: PLC0415
+
+    branches = Branches(context, source, labels={LABEL: name[:60]})
+    run(branches.__aenter__())
+    try:
+        yield branches
+    finally:
+        run(branches.__aexit__(None, None, None))
+
+
+def _made(branches: Branches) -> list[Machine]:
+    from langchain_vers._io import run  # noqa: PLC0415  # see the module
+
+    return run(branches.make(1))
 
 
 def _kept(item: pytest.Item) -> bool:
