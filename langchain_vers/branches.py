@@ -204,7 +204,7 @@ def one_by_one(client: VersClient, make_one: Callable[[], Awaitable[str]]) -> Ma
 
     async def make(count: int) -> Sequence[str]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise BadInput("The number of machines must be a whole number of at least 1.")
+            raise BadInput(f"the number of machines must be a whole number of at least 1, not {count!r}")
         made = await asyncio.gather(*(make_one() for _ in range(count)), return_exceptions=True)
         ids = [vm_id for vm_id in made if isinstance(vm_id, str)]
         for error in made:
