@@ -30,6 +30,8 @@ def examples_of(data: Data, client: langsmith.Client | None, *, upload: bool, at
     Raises:
         BadInput: there are none, one of them makes no sense, or they are to be uploaded and are in no dataset.
     """
+    if isinstance(data, str) and not data.strip():
+        raise BadInput(f"the name of the dataset is empty; {_REMEDY}")
     if isinstance(data, str | uuid.UUID | Dataset):
         try:
             found = _of_dataset(data, client or langsmith.Client(), attachments)
@@ -57,8 +59,6 @@ def examples_of(data: Data, client: langsmith.Client | None, *, upload: bool, at
 def _of_dataset(data: str | uuid.UUID | Dataset, client: langsmith.Client, attachments: bool) -> list[Example]:
     if isinstance(data, Dataset):
         data = data.id
-    if isinstance(data, str) and not data.strip():
-        raise BadInput(f"the name of the dataset is empty; {_REMEDY}")
     try:
         known = uuid.UUID(str(data))
     except ValueError:
