@@ -86,11 +86,11 @@ class IOThread:
             asyncio.set_event_loop(loop)
             loop.call_soon(ready.set)
             loop.run_forever()
-            late = asyncio.all_tasks(loop)  # begun by timers and callbacks in the last rounds
-            for task in late:
-                task.cancel()
-            if late:
-                loop.run_until_complete(asyncio.gather(*late, return_exceptions=True))
+            rounds = 0
+            # Timers and callbacks of the last rounds may have begun more, and connections close their sockets in the round after the next.
+            while rounds < 2 or asyncio.all_tasks(loop):
+                rounds += 1
+                loop.run_until_complete(_ended(asyncio.all_tasks(loop)))
 
         thread = threading.Thread(target=main, name="langchain-vers-io", daemon=True)
         thread.start()
@@ -288,6 +288,12 @@ class IOThread:
         self._loop = self._thread = self._pool = None
         self._closers = {}
         self.ending = False
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(asyncio.sleep(0), *tasks, return_exceptions=True)
 
 
 def _next(items: queue.SimpleQueue[Any], given_up: Callable[[], bool] | None) -> Any:  # noqa: ANN401  # an item, or the end
