@@ -116,12 +116,15 @@ class Machine:
         variables = {**self.context.variables.now(None), **(env or {})}
         given = stdin.encode() if isinstance(stdin, str) else stdin
         ended = await backend.exec(command, cwd=cwd, env=variables, stdin=given, timeout=timeout)
-        output = self.context.redactor(backend).text(ended.tail.decode("utf-8", "replace"), cut=ended.truncated)
+        redactor = self.context.redactor(backend)
+        output = redactor.text(ended.tail.decode("utf-8", "replace"), cut=ended.truncated)
         result = CommandResult(ended.exit_code, output, ended.truncated, ended.timed_out, ended.duration, ended.log_path)
         if check and not result.ok:
             how = f"did not end within {timeout:g} s" if result.timed_out else f"ended with exit code {result.exit_code}"
             shown = output[-1000:].strip() or "(none)"
-            raise CommandFailed(f"the command {command[:100]!r} {how}; its last output: {shown}", result, machine_id=self.vm_id)
+            raise CommandFailed(
+                f"the command {redactor.text(command)[:100]!r} {how}; its last output: {shown}", result, machine_id=self.vm_id
+            )
         return result
 
     # --- files ---

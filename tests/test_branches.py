@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from langchain_vers import BackendContext
+from langchain_vers import BackendContext, Secret
 from langchain_vers._io import run
 from langchain_vers.branches import Branches
 from langchain_vers.errors import BadInput, CommandFailed, Gone, Missing, VersError
@@ -63,6 +63,20 @@ def test_a_machine_in_hand(machine: Machine) -> None:
     machine.delete()
     with pytest.raises(Gone):
         machine.run("true")
+
+
+def test_no_secret_is_in_what_it_says(clean: Path, vers_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = "a-word-that-nobody-may-read"
+    monkeypatch.setenv("SPELL", value)
+    with BackendContext(data_dir=vers_data, local=False, env={"SPELL": Secret("SPELL")}) as context:
+        machine = Machine(context, run(created(context)))
+        try:
+            assert value not in machine.run("echo $SPELL").output
+            with pytest.raises(CommandFailed) as failed:
+                machine.run(f"echo $SPELL {value}; exit 3", check=True)
+            assert value not in str(failed.value) and value not in failed.value.result.output
+        finally:
+            machine.delete()
 
 
 async def test_it_has_an_async_face(context: BackendContext) -> None:
