@@ -19,6 +19,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from langsmith import Client
+from rigs.traces import Collector
 from rigs.waiting import wait_for
 
 from langchain_vers import Mount, Policy, Secret, VersSaver
@@ -393,25 +395,14 @@ def test_folders_are_brought_along(make_sandbox: Any, tmp_path: Any) -> None:
 @SYNC
 def test_a_trace_says_where_a_call_ran(make_sandbox: Any, asynchronous: bool) -> None:
     sandbox, toolkit = make_sandbox()
-    runs: list[Any] = []
-
-    class Collector(LangChainTracer):
-        def _persist_run_single(self, run: Any) -> None:
-            pass
-
-        def _update_run_single(self, run: Any) -> None:
-            runs.append(run)
-
-    class Nobody:
-        """Stands where a client of LangSmith is wanted that sends nothing."""
-
-        def __getattr__(self, name: str) -> Any:
-            return lambda *args, **kwargs: None
-
-    config: RunnableConfig = {**thread("t"), "callbacks": [Collector(project_name="test", client=Nobody())]}  # type: ignore[arg-type,typeddict-item]
-    carried_out(deep(sandbox, toolkit, [CREATE], [execute("cd /srv; exit 3"), write("/srv/f", "xyz")]), asynchronous, config)
+    with Collector() as collector:
+        client = Client(api_url=collector.url, api_key="anything")
+        config: RunnableConfig = {**thread("t"), "callbacks": [LangChainTracer(client=client)]}
+        carried_out(deep(sandbox, toolkit, [CREATE], [execute("cd /srv; exit 3"), write("/srv/f", "xyz")]), asynchronous, config)
+        client.flush()
+        client.cleanup()
+        facts = {run["name"]: run["extra"]["metadata"] for run in collector.runs().values() if run["run_type"] == "tool"}
     vm_id = toolkit.context.attached(thread("t")).machine_id
-    facts = {run.name: run.metadata for run in runs if run.run_type == "tool"}
     wanted = {"vers_backend": "vers", "vers_machine_id": vm_id, "vers_exit_code": 3, "vers_cwd": "/srv", "vers_truncated": False}
     assert wanted.items() <= facts["execute"].items()
     assert {"vers_backend": "vers", "vers_machine_id": vm_id, "vers_bytes": 3}.items() <= facts["write_file"].items()

@@ -17,7 +17,9 @@ from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers import LangChainTracer
+from langsmith import Client
 from PIL import Image
+from rigs.traces import Collector
 
 direct = Runner("direct", asynchronous=False)
 SECONDS = 20
@@ -281,42 +283,24 @@ async def test_cancelling_the_run_kills_the_command(make_toolkit: Any, tmp_path:
         await asyncio.to_thread(until, lambda process=process: not process.exists())
 
 
-def collector() -> tuple[LangChainTracer, list[Any]]:
-    """A tracer that keeps its runs instead of sending them, and the runs. Copies that LangChain makes of it keep them there, too."""
-    runs: list[Any] = []
-
-    class Collector(LangChainTracer):
-        def _persist_run_single(self, run: Any) -> None:
-            pass
-
-        def _update_run_single(self, run: Any) -> None:
-            runs.append(run)
-
-    return Collector(project_name="test", client=_Nobody()), runs  # type: ignore[arg-type]
-
-
-class _Nobody:
-    """Stands where a client of LangSmith is wanted that sends nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_trace_says_where_a_call_ran(asynchronous: bool, make_toolkit: Any) -> None:
     toolkit = make_toolkit()
     vm_id = direct(toolkit.get_tools(), ("vers_vm_create", {}))[0].artifact["machine_id"]
     config: Any = {"configurable": {"thread_id": "t"}}
     toolkit.context.attach(vm_id, config)
-    tracer, runs = collector()
     graph = agent(toolkit.get_tools(), message(("bash", {"command": "cd /; exit 3"})))
-    options: Any = {**config, "callbacks": [tracer]}
-    if asynchronous:
-        asyncio.run(graph.ainvoke(START_INPUT, options))
-    else:
-        graph.invoke(START_INPUT, options)
-    (run,) = [run for run in runs if run.name == "bash"]
-    metadata = run.extra["metadata"]
+    with Collector() as collector:
+        client = Client(api_url=collector.url, api_key="anything")
+        options: Any = {**config, "callbacks": [LangChainTracer(client=client)]}
+        if asynchronous:
+            asyncio.run(graph.ainvoke(START_INPUT, options))
+        else:
+            graph.invoke(START_INPUT, options)
+        client.flush()
+        client.cleanup()
+        (run,) = [run for run in collector.runs().values() if run["name"] == "bash"]
+    metadata = run["extra"]["metadata"]
     assert {name: metadata[f"vers_{name}"] for name in ("backend", "machine_id", "cwd", "exit_code")} == {
         "backend": "vers",
         "machine_id": vm_id,
