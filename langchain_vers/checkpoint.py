@@ -200,6 +200,9 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         self.ledger.mark_namespace(thread, namespace)
         if found is None:
             return None
+        run = run_of(configurable)
+        if self._read.compares(thread, namespace, run, named=bool(configurable.get("checkpoint_id"))):
+            return _shown(found)
         key = Key(thread, namespace, found.checkpoint["id"])
         record = read_record(found.metadata)
         around = step_around(thread, namespace, configurable.get("checkpoint_map"))
@@ -213,7 +216,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
             return None
         accepted = accept(found.pending_writes or ())
         own = accepted.before.record if accepted.before is not None else record
-        self.ledger.load(key, own, accepted, around, lane=lane_of(configurable), run=run_of(configurable))
+        self.ledger.load(key, own, accepted, around, lane=lane_of(configurable), run=run)
         shown = visible(found.pending_writes or (), accepted)
         self._read.remember(key, found.checkpoint, own, [value for _, _, value in shown])
         return found._replace(pending_writes=shown) if found.pending_writes else found
@@ -319,7 +322,9 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         """The metadata that is stored. The machine is known to be at this checkpoint from here on, while the database is still writing."""
         configurable = config["configurable"]
         parent = closing.key._replace(checkpoint=before) if (before := configurable.get("checkpoint_id")) else None
-        self.ledger.enter(closing.key, closing.record, lane_of(configurable), parent, run_of(configurable))
+        run = run_of(configurable)
+        self._read.goes_on(closing.key.thread, closing.key.namespace, run)
+        self.ledger.enter(closing.key, closing.record, lane_of(configurable), parent, run)
         if metadata.get("source") == "loop" and parent is not None:
             self.ledger.end(parent)
         if closing.record is None:
@@ -365,6 +370,7 @@ class VersSaver(Points, ThreadEnds, BaseCheckpointSaver[Any]):
         configurable = config["configurable"]
         key = Key(str(configurable["thread_id"]), str(configurable.get("checkpoint_ns") or ""), str(configurable["checkpoint_id"]))
         channels = {channel for channel, _ in writes}
+        self._read.goes_on(key.thread, key.namespace, run_of(configurable))
         step = self.ledger.step(key)
         if channels & _FAILED and task != _NO_TASK:
             self.ledger.fail(key, task)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.pregel import Pregel
+from langgraph.types import Command
 
 from langchain_vers.errors import BadInput, Gone
 from langchain_vers.turns import is_running
@@ -82,7 +83,11 @@ class Forks:
 
     async def attempt(self, given: Any, lane: str, more: RunnableConfig) -> Any:  # noqa: ANN401  # as the agent takes and gives them
         """Run the agent once, in a lane of the thread."""
-        configurable = {**self._configurable, **({} if self._start is None else self._start["configurable"]), "vers_branch": lane}
+        start = self._start
+        if start is not None and isinstance(given, Command) and given.resume is not None:
+            # An answer is for the tasks of the checkpoint itself, whose results would be the next attempt's, too.
+            start = await self._copy(start, lane)
+        configurable = {**self._configurable, **({} if start is None else start["configurable"]), "vers_branch": lane}
         config: RunnableConfig = {
             **self.config,
             **more,
@@ -121,13 +126,13 @@ class Forks:
         if self._start is not None:
             await self._copy(self._start)
 
-    async def _copy(self, state: RunnableConfig) -> None:
+    async def _copy(self, state: RunnableConfig, lane: str = "") -> RunnableConfig:
         """Make a copy of a state, beside it, the thread's newest one."""
         assert self._graph is not None
+        at: RunnableConfig = {"configurable": {**state["configurable"], "vers_branch": lane}} if lane else state
         if self.in_threads:
-            await self._blocking(self._graph.update_state, state, None, "__copy__")
-        else:
-            await self._graph.aupdate_state(state, None, as_node="__copy__")
+            return await self._blocking(self._graph.update_state, at, None, "__copy__")
+        return await self._graph.aupdate_state(at, None, as_node="__copy__")
 
     async def _blocking(self, function: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # those of the function
         """A cancelled call is waited for: what it still stores must not come after what is stored of the exploration's end."""

@@ -100,7 +100,7 @@ class Ledger(Closings):
             step = self._steps.get(key)
             if step is None or step.failed or step.closed:
                 before, step = step, self.enter(key, record, lane)
-                step.own, step.shared = own, accepted.shared
+                step.own, step.shared, step.placed = own, accepted.shared, accepted.placed
                 if before is not None:
                     step.again, step.dead, step.shared = before.failed, before.dead, accepted.shared or before.shared
                     step.run, step.past = before.run, before.past
@@ -202,6 +202,35 @@ class Ledger(Closings):
                     return
                 live.touched.update(position.path)
             self._count(position, uuid.uuid4().hex[:12])
+
+    def begin_at(self, position: Position, attachment: Attachment) -> list[tuple[Key, Snapshot]]:
+        """A program has moved the thread before the call of a position: its step begins there. What is to be stored of that, by checkpoint.
+
+        It outlives the execution of the step, which did not do it. The machine is taken as it is.
+        """
+        with self.lock:
+            root = self._steps.get(position.path[0])
+            if position.lane and (root is None or root.lane != position.lane):
+                self.note(position, attachment)  # a worker's machine is none of the thread's
+                return []
+            record, machine_id = Record(attachment), attachment.machine_id
+            if machine_id is not None and not attachment.shared:
+                live = self.machines.get(machine_id)
+                if live is None or live.tainted:
+                    live = self.machines[machine_id] = Live(None, taken=False)
+                if not live.calls:
+                    record = Record(attachment.moved(commit=live.version if live.committed else None), live.version)
+            if root is not None:
+                root.replaced.pop(machine_id or "", None)
+            found = []
+            for key in position.path:
+                if (step := self._steps.get(key)) is not None:
+                    step.record = step.own = record
+                    step.places.pop(position.lane, None)
+                    step.moved, step.result, step.placed = False, None, step.placed + 1
+                    step.snapshots = [frozenset(step.stored)] if step.stored else []
+                    found.append((key, Snapshot(record, frozenset(step.stored), own=True, placed=step.placed)))
+            return found
 
     def lose(self, position: Position, attachment: Attachment) -> None:
         """A call has deleted its thread's machine: the thread stands on one that does not exist, and that no commit stands for."""
@@ -439,9 +468,10 @@ class Ledger(Closings):
         record, calls = Record(place.moved(commit=live.version if live.committed else None), live.version), frozenset(step.calls)
         if calls:
             step.snapshots.append(calls)
-            return Snapshot(record, calls)
+            return Snapshot(record, calls, placed=step.placed)
         # Graphs nested in the step may hold results from before this process, of whose calls nothing is known here.
-        return Snapshot(record, own=True) if step.own is not None and step.own.version == live.version else None
+        its_own = step.own is not None and step.own.version == live.version
+        return Snapshot(record, own=True, placed=step.placed) if its_own else None
 
     def _of(self, step: Step) -> Sequence[Live]:
         ids = {place.machine_id for place in step.places.values()}

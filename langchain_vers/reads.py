@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import Checkpoint
 
 from langchain_vers.records import Record
-from langchain_vers.steps import Key, depth
+from langchain_vers.steps import Key, Run, depth
 
 _COPIES = 256
 _NEXT = ("branch:to:", "join:", "__pregel_tasks")
@@ -23,6 +24,34 @@ class Reads:
     def __init__(self) -> None:
         self._records: OrderedDict[tuple[str, str, int], Record | None] = OrderedDict()
         self._results: OrderedDict[Key, frozenset[str]] = OrderedDict()
+        self._named: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = weakref.WeakKeyDictionary()
+        """By run, the graphs of which it has just read a checkpoint by its name."""
+
+    def compares(self, thread: str, namespace: str, run: Run | None, *, named: bool) -> bool:
+        """Whether a run reads a checkpoint without going on from it. To be asked once for each read.
+
+        A run that is to go on from a checkpoint by its name reads the newest one right after it, to see whether the thread has moved past
+        the named one (LangGraph from 1.2.13 on: `checkpoint_superseded`). That may be one where another run is at work.
+        """
+        if run is None or (this := run()) is None:
+            return False
+        graphs = self._named.setdefault(this, set())
+        if named:
+            graphs.add((thread, namespace))
+            return False
+        return self._taken(graphs, (thread, namespace))
+
+    def goes_on(self, thread: str, namespace: str, run: Run | None) -> None:
+        """A run has stored something: what it reads next is what the next run within it goes on from."""
+        if run is not None and (graphs := self._named.get(run())) is not None:
+            self._taken(graphs, (thread, namespace))
+
+    @staticmethod
+    def _taken(graphs: set[tuple[str, str]], graph: tuple[str, str]) -> bool:
+        if graph not in graphs:
+            return False
+        graphs.discard(graph)
+        return True
 
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
         """Keep what a checkpoint that was read says, and the results with it: the next one may be a copy of it, or take them in."""

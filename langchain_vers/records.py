@@ -109,12 +109,14 @@ class Snapshot:
     record: Record
     calls: frozenset[str] = frozenset()
     own: bool = False
-    """Whether no call of the superstep is in it, so that the checkpoint itself stands for it."""
+    """Whether the checkpoint itself stands for it: no call of the superstep is in it, or a program has moved the thread there since."""
+    placed: int = 0
+    """How often a program had moved the thread at this checkpoint: what was so before the last time is not so any more."""
 
     def row(self) -> dict[str, Any]:
         """As it is stored."""
         row: dict[str, Any] = {"format": FORMAT, "snapshot": self.record.metadata(), "calls": sorted(self.calls)}
-        return {**row, "own": True} if self.own else row
+        return row | ({"own": True} if self.own else {}) | ({"placed": self.placed} if self.placed else {})
 
 
 def acknowledgement(calls: Iterable[str], snapshot: Snapshot | None = None) -> dict[str, Any]:
@@ -138,6 +140,8 @@ class Accepted:
     """The version that was made before any call of the step: what the checkpoint itself stands for."""
     shared: bool = False
     """Whether branches of the step share the machine, so that graphs nested in it cannot go on from where they were."""
+    placed: int = 0
+    """How often a program has moved the thread at this checkpoint."""
     hidden: frozenset[str] = field(default_factory=frozenset)
     """Tasks whose results must not be kept, because no version of the machine has exactly their effects: they run again."""
 
@@ -146,7 +150,7 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
     """What of a checkpoint's pending writes (task, channel, value) a resumed run may keep.
 
     Of the snapshots whose calls all belong to finished tasks, the one with the most calls is built on; tasks with a call that is not in it
-    are repeated. Tasks that did not change the machine are always kept.
+    are repeated. Tasks that did not change the machine are always kept. Where a program has moved the thread, only what came after counts.
     """
     done: dict[str, set[str]] = {}
     shared = False
@@ -159,17 +163,19 @@ def accept(writes: Sequence[tuple[str, str, Any]]) -> Accepted:
         taken = value if "snapshot" in value else value.get("also")
         if taken is not None:
             record = read_record(taken["snapshot"])
-            snapshots.append(Snapshot(record or Record(HERE), frozenset(taken["calls"]), own=bool(taken.get("own"))))
+            snapshots.append(Snapshot(record or Record(HERE), frozenset(taken["calls"]), bool(taken.get("own")), taken.get("placed", 0)))
         if "snapshot" not in value:
             done.setdefault(task, set()).update(value["calls"])
     if not done and not snapshots:
         return Accepted()
     finished = set().union(*done.values()) if done else set()
+    placed = max((snapshot.placed for snapshot in snapshots), default=0)
+    snapshots = [snapshot for snapshot in snapshots if snapshot.placed == placed]
     fitting = [snapshot for snapshot in snapshots if snapshot.calls <= finished]
     best = max(fitting, key=lambda snapshot: (len(snapshot.calls), snapshot.record.commit is not None), default=None)
     covered = best.calls if best is not None else frozenset()
     before = max((snapshot for snapshot in snapshots if snapshot.own), key=lambda own: own.record.commit is not None, default=None)
-    return Accepted(best, before, shared, frozenset(task for task, calls in done.items() if not calls <= covered))
+    return Accepted(best, before, shared, placed, frozenset(task for task, calls in done.items() if not calls <= covered))
 
 
 def visible(writes: Sequence[tuple[str, str, Any]], accepted: Accepted) -> list[tuple[str, str, Any]]:

@@ -122,6 +122,8 @@ class Step:
     """Whether it had failed, and was begun anew."""
     closed: bool = False
     """Whether all of its tasks have ended: the next run that begins here is another one."""
+    placed: int = 0
+    """How often a program has moved the thread here."""
     restored: tuple[float, str] | None = None
     """What bringing back its machine has cost (ms), and from which commit."""
     replaced: dict[str, Attachment] = field(default_factory=dict)

@@ -119,6 +119,11 @@ class Versions:
         finally:
             self.ledger.forget_waiter(key, arrived)
 
+    async def begin_at(self, position: Position, attachment: Attachment) -> None:
+        """A program has moved the thread: the step of a call begins there, also when it is begun again, and in another process."""
+        for key, snapshot in self.ledger.begin_at(position, attachment):
+            await io.blocking(self._database.write, key, snapshot.row())
+
     async def arrive(self, position: Position, attachment: Attachment, *, nearest: bool = False) -> Arrival:
         """Have the machine of a call in the state that the call must find.
 
@@ -381,7 +386,8 @@ class Versions:
                 if step is not None and step.version in {None, version} and not step.moved:
                     step.record = step.own = record
                     live.lineage.add(version)
-                    await io.blocking(self._database.write, key, Snapshot(record, own=True).row())
+                    row = Snapshot(record, frozenset(step.stored), own=True, placed=step.placed).row()
+                    await io.blocking(self._database.write, key, row)
 
     async def _between_tasks(self, position: Position, machine_id: str) -> None:
         """Make a version of what the tasks before this one did: broken off, this one is repeated alone."""
@@ -444,7 +450,8 @@ class Versions:
             if not amid:
                 step.own = made
             calls = step.snapshots[-1] if amid and step.snapshots else frozenset()
-            await io.blocking(self._database.write, key, Snapshot(made, calls, own=not amid).row())
+            row = Snapshot(made, calls, own=not amid, placed=step.placed).row()
+            await io.blocking(self._database.write, key, row)
             return new
 
     async def seal(self, machine_id: str, plan: Callable[[], Closing], *, always: bool = False) -> Closing:

@@ -73,8 +73,8 @@ class Whereabouts:
 
     async def at(self, place: Place, versions: Versions | None) -> Attachment:
         """Where a call finds its thread; the order of the calls of one message is not looked at here."""
-        told = self._told.pop(place.holder, None)
         if versions is None:
+            told = self._told.pop(place.holder, None)
             if place.recalled is not None:
                 call, attachment = place.recalled
                 taught_by = self._calls.get(place.holder)
@@ -85,8 +85,8 @@ class Whereabouts:
             return await self.last(place.holder)
         assert place.position is not None
         await versions.known(place.position)
-        if told is not None:
-            versions.ledger.move(place.position, told)
+        if (told := self._told.pop(place.holder, None)) is not None:
+            await versions.begin_at(place.position, told)
         found = versions.ledger.place(place.position)
         if found is None:
             found = await (self._default() if not place.lane else self.last(place.holder))

@@ -31,6 +31,7 @@ from langchain_vers._io import run
 from langchain_vers.errors import BadInput, Conflict, Gone
 from langchain_vers.exploration import aexplore, explore
 from langchain_vers.machine import Machine
+from langchain_vers.policy import Ask, Policy, Rule
 from langchain_vers.trials import Budget, Exploration, Trial, best, checked_score
 
 THREAD: RunnableConfig = {"configurable": {"thread_id": "42"}}
@@ -82,14 +83,14 @@ def ids(context: BackendContext) -> set[str]:
     return set(run(listed(context)))
 
 
+async def made(context: BackendContext) -> str:
+    return await (await context.client()).create_vm(wait_boot=True)
+
+
 @pytest.fixture
 def machine(context: BackendContext) -> Machine:
     """The thread's own, which it is attached to."""
-
-    async def made() -> str:
-        return await (await context.client()).create_vm(wait_boot=True)
-
-    found = Machine(context, run(made()))
+    found = Machine(context, run(made(context)))
     context.attach(found.vm_id, THREAD)
     return found
 
@@ -329,6 +330,33 @@ def test_a_thread_that_waits_for_a_person(versioned: bool, context: BackendConte
     found = explore(agent, yes, 2, lambda trial: trial.number, context=context, config=THREAD)
     assert found.winner is found.trials[1] and not agent.get_state(THREAD).next, str(found)
     assert found.winner.machine is not None and found.winner.machine.read_text("n") == "yes\n"
+
+
+@pytest.mark.parametrize("machines", [None, 2])
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_call_that_waits_for_a_person(versioned: bool, machines: int | None, isolated_vers_data: Path, clean: Path) -> None:
+    """The question is a tool's own: all attempts go on at one checkpoint, in the middle of a call."""
+    policy = Policy.open().after(Rule(Ask("This writes."), commands=["tee *"]))
+    with BackendContext(data_dir=isolated_vers_data, local=False, policy=policy) as context:
+        before = ids(context)
+        saver = VersSaver(InMemorySaver(), context) if versioned else InMemorySaver()
+        agent = create_agent(Obedient(), VersToolkit(context=context).get_tools(), checkpointer=saver)
+        context.attach(Machine(context, run(made(context))).vm_id, THREAD)
+        assert agent.invoke(told("hostname | tee -a n"), THREAD)["__interrupt__"]
+        seen: list[str] = []
+
+        def score(trial: Trial) -> float:
+            assert trial.machine is not None
+            seen.append(trial.machine.read_text("n"))
+            return trial.number
+
+        found = explore(agent, Command(resume=True), 3, score, context=context, config=THREAD, budget=Budget(machines=machines))
+        assert found.winner is found.trials[2] and len(set(seen)) == 3, str(found)
+        assert all(text.count("\n") == 1 for text in seen), seen
+        assert found.winner.machine is not None
+        assert texts(agent)[-2:] == [found.winner.machine.read_text("n").strip(), "done"]
+        for vm_id in ids(context) - before:
+            Machine(context, vm_id).delete()
 
 
 def test_an_attempt_that_asks_a_person_does_not_win(context: BackendContext, machine: Machine) -> None:
