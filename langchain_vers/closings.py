@@ -78,7 +78,9 @@ class Closings:
                 near = nearest if commit is None and (version is not None or repeats) else None
                 return Record(at, version, tools, None, restore_ms, restored_from, why, near, repeats)
 
-            touched = live is not None and not place.shared and (step.moved or parent in live.touched)
+            # A machine that a program has moved the thread to is in no commit yet, also if the step has only looked at it.
+            new = step.moved or (step.placed > 0 and live is not None and live.version is None)
+            touched = live is not None and not place.shared and (new or parent in live.touched)
             if live is None or not touched:
                 if inside is not None and not place.shared and not step.moved:
                     # A graph nested in this step has gone on from where it was, and has done nothing more.

@@ -62,6 +62,9 @@ class Threads(ABC):
     def attach(self, vm: str, config: RunnableConfig | None = None, *, shared: bool = False) -> Attachment:
         """Attach a thread to a VM (id, unique prefix, label or alias) without asking whether it answers.
 
+        It holds from the thread's next call on. A `VersSaver` stores it then with the checkpoint that the call belongs to, so that a step
+        that is interrupted goes on there, also in another process.
+
         `shared`: others work on it too, and the thread is to see what they do: a `VersSaver` then keeps the attachment and no versions.
 
         Raises:

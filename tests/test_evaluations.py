@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -291,6 +292,25 @@ def test_an_agent_that_hangs(context: BackendContext, golden: str, kind: str) ->
     released.set()
     assert [row.error for row in results] == [None, "the agent did not end within 1 s and was stopped", None]
     assert results.pass_rate("stopped") == 1.0 and ids(context) == before
+
+
+def test_what_a_late_agent_still_does_has_no_machine(clean: Path, vers_data: Path, golden: str) -> None:
+    """Also where threads are given machines of their own."""
+    released, answers = threading.Event(), queue.Queue[Any]()
+    with BackendContext(data_dir=vers_data, local=False, provision=True) as context:
+        bash = next(tool for tool in VersToolkit(context=context).get_tools() if tool.name == "bash")
+
+        def agent(inputs: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+            released.wait(60)
+            answers.put(bash.invoke({"type": "tool_call", "id": "1", "name": "bash", "args": {"command": "hostname"}}, config))
+            return {}
+
+        before = ids(context)
+        evaluate(True, agent, DATA[:1], lambda machine: True, context=context, base=golden, timeout=1)
+        released.set()
+        answer = answers.get(timeout=60)
+        assert answer.status == "error" and "does not exist" in answer.content
+        assert ids(context) == before
 
 
 def test_an_evaluator_that_fails(context: BackendContext, golden: str) -> None:

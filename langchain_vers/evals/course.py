@@ -17,7 +17,7 @@ from langsmith.run_helpers import get_current_run_tree
 
 from langchain_vers._io import on_io
 from langchain_vers.context import THREAD_LABEL, BackendContext
-from langchain_vers.errors import Gone, VersError
+from langchain_vers.errors import DeadlineExceeded, Gone, VersError
 from langchain_vers.evals.agents import see_through
 from langchain_vers.evals.evaluators import say_of_run
 from langchain_vers.evals.results import measures, verdict
@@ -48,6 +48,8 @@ class Slot:
     ended: float = 0.0
     """When the agent was done, by the monotonic clock."""
     keep: bool = False
+    late: bool = False
+    """Whether the agent had not ended in time; one that blocks a thread goes on by itself."""
     feedback: dict[str, EvaluationResult] = field(default_factory=dict)
     evaluator_errors: dict[str, str] = field(default_factory=dict)
 
@@ -103,6 +105,7 @@ class Course:
             return await see_through(self._options.work(inputs, config, machine), self._options.timeout)
         except Exception as error:
             slot.error = _said(error)
+            slot.late = isinstance(error, DeadlineExceeded)
             raise
         finally:
             slot.ended = time.monotonic()
@@ -136,7 +139,8 @@ class Course:
         except VersError as error:
             logger.warning("a machine of example %d could not be deleted yet: %s", slot.number + 1, error)
         context.commits.pop(machine.vm_id, None)
-        context.whereabouts.forget(slot.thread)
+        if not slot.late:  # such an agent is to find its machine gone, and not to begin on another one
+            context.whereabouts.forget(slot.thread)
 
     def _track(self) -> None:
         """Remember the task that works for this evaluation, to end it with it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from versions import mortality, scripts
 from versions.machine_claims import Claim, Face, Report, acheck_machine_at, acheck_thread, claim_of, messages_of, tokens
 
 DEADLY = (*mortality.SAVER_POINTS * 2, *mortality.MACHINE_POINTS * 2, *mortality.RESTORE_POINTS, *mortality.MOVE_POINTS, "model")
-_WEIGHTS = {"turn": 6, "fork": 4, "replay": 3, "update": 2, "update_as": 2, "copy": 2, "look": 2, "die": 5, "lose": 1}
+_WEIGHTS = {"turn": 6, "fork": 4, "replay": 3, "update": 2, "update_as": 2, "copy": 2, "look": 2, "die": 5, "lose": 1, "attach": 2}
 
 
 @dataclass(frozen=True)
@@ -255,6 +255,26 @@ class Story:
         self._note("go on", self.config)
         await self._run(None, self.config)
 
+    async def _attach(self) -> None:
+        """A program moves the thread to a copy of its machine, and has it go on; perhaps the process dies of that."""
+        head = await self.face(self.face.saver, "get_tuple", self.config)
+        state = await self.face(self.face.graph, "get_state", self.config)
+        if head is None or not head.metadata.get("vers_machine") or any(task.result is not None for task in state.tasks):
+            return  # what a finished task has done is not in the state of the checkpoint
+        try:
+            made = await self.face(self.face.saver, "machine_at", self.config)
+        except VersError as error:
+            self.outcome.trace.append(f"  refused: {error}")
+            return
+        await self.process.context.aattach(made.machine_id, self.config)
+        self._note("attach", self.config, made.machine_id)
+        if self.random.random() < 0.5:
+            await self._dies_of(self._resume_or_turn)
+        else:
+            await self._resume_or_turn()
+        if self.process.context.whereabouts.is_told(self.config["configurable"]["thread_id"]):
+            await self.restart()  # no call has come there: it is not to be taken to another point of the conversation
+
     async def _update(self) -> None:
         config, _ = await self._checkpoint()
         last = "after" if self.setting.graph == "nested" else "model"
@@ -305,9 +325,11 @@ class Story:
 
     async def _die(self) -> None:
         """Another operation is broken off; a new process goes on."""
+        await self._dies_of(self.random.choice([self._turn, self._turn, self._fork, self._replay, self._go_on, self._resume_or_turn]))
+
+    async def _dies_of(self, doing: Callable[[], Awaitable[None]]) -> None:
         point, nth = self.random.choice(DEADLY), self.random.choice((1, 1, 2, 3, 5))
         self.process.life.arm(point, nth)
-        doing = self.random.choice([self._turn, self._turn, self._fork, self._replay, self._go_on, self._resume_or_turn])
         try:
             await doing()
         except BaseException:
