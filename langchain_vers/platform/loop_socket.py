@@ -98,14 +98,18 @@ class LoopSocket(asyncio.Protocol):
         self._lost.set()
 
     async def wait_closed(self) -> None:
-        """Wait until the network side is closed as well; a peer that does not say goodbye in time is left without."""
+        """Wait until the network side is closed as well; a peer that does not say goodbye in time, or as long as it is waited for, is left
+        without.
+        """
         try:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await self._lost.wait()
         except TimeoutError:
-            if self._transport is not None:
-                self._transport.abort()
+            self._abort()
             await self._lost.wait()
+        except asyncio.CancelledError:
+            self._abort()
+            raise
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -134,6 +138,10 @@ class LoopSocket(asyncio.Protocol):
         # A second close() would make a later abort() fail on early releases of Python 3.11.
         if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     @property
     def ended(self) -> bool:

@@ -198,10 +198,12 @@ class SSHConnection:
         """Close the connection; processes on it see their input end."""
         io.forget(self)
         self._sock.close()  # wakes paramiko's thread, whose end its own close() waits for
-        await to_thread(self._transport.close)
-        await self._sock.wait_closed()
-        if self.below is not None:
-            await self.below.close()
+        try:
+            await to_thread(self._transport.close)
+        finally:
+            await self._sock.wait_closed()
+            if self.below is not None:
+                await self.below.close()
 
 
 class SSHProcess:

@@ -259,8 +259,9 @@ class Story:
         """A program moves the thread to a copy of its machine, and has it go on; perhaps the process dies of that."""
         head = await self.face(self.face.saver, "get_tuple", self.config)
         state = await self.face(self.face.graph, "get_state", self.config)
-        if head is None or not head.metadata.get("vers_machine") or any(task.result is not None for task in state.tasks):
-            return  # what a finished task has done is not in the state of the checkpoint
+        amid = any(task.result is not None for task in state.tasks) or (self.setting.graph == "nested" and state.next)
+        if head is None or not head.metadata.get("vers_machine") or amid:
+            return  # what a finished task, or a nested graph, has done since is not in the state of the checkpoint
         try:
             made = await self.face(self.face.saver, "machine_at", self.config)
         except VersError as error:
