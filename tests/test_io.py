@@ -24,7 +24,6 @@ from rigs.embedded import EmbeddedVers
 
 import langchain_vers._io
 from langchain_vers._io import IOThread, io, on_io, run
-from langchain_vers.backends.local import LocalBackend
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -607,16 +606,31 @@ def test_blocking_calls_on_the_io_thread_are_found() -> None:
 
 
 def test_local_backend_closes_what_it_opens(tmp_path: Path) -> None:
-    backend = LocalBackend(tmp_path)
-    run(backend.exec("true"))
-    me = psutil.Process()
-    before = me.num_fds()
-    for _ in range(10):
+    done = script(
+        f"""
+        import os, pathlib, psutil, signal, time
+        from langchain_vers._io import run
+        from langchain_vers.backends.local import LocalBackend
+
+        def wait_for(condition):
+            deadline = time.monotonic() + 30
+            while not condition():
+                assert time.monotonic() < deadline, "waited in vain"
+                time.sleep(0.01)
+
+        backend = LocalBackend({str(tmp_path)!r})
         run(backend.exec("true"))
-        run(backend.exec("sleep 60 >/dev/null 2>&1 & echo $! >pid"))
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-    wait_for(lambda: me.num_fds() <= before)
-    wait_for(lambda: not [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE])
+        me = psutil.Process()
+        before = me.num_fds()
+        for _ in range(10):
+            run(backend.exec("true"))
+            run(backend.exec("sleep 60 >/dev/null 2>&1 & echo $! >pid"))
+            os.kill(int(pathlib.Path({str(tmp_path)!r}, "pid").read_text()), signal.SIGKILL)
+        wait_for(lambda: me.num_fds() <= before)
+        wait_for(lambda: not [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE])
+        """
+    )
+    assert_quiet(done, "")
 
 
 def test_closers_can_find_hosts_and_call_what_blocks() -> None:
