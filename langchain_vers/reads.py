@@ -33,24 +33,19 @@ class Reads:
         A run that is to go on from a checkpoint by its name reads the newest one right after it, to see whether the thread has moved past
         the named one (LangGraph from 1.2.13 on: `checkpoint_superseded`). That may be one where another run is at work.
         """
-        if run is None or (this := run()) is None:
-            return False
-        graphs = self._named.setdefault(this, set())
-        if named:
-            graphs.add((thread, namespace))
-            return False
-        return self._taken(graphs, (thread, namespace))
+        if not named:
+            return self.goes_on(thread, namespace, run)
+        if run is not None and (this := run()) is not None:
+            self._named.setdefault(this, set()).add((thread, namespace))
+        return False
 
-    def goes_on(self, thread: str, namespace: str, run: Run | None) -> None:
-        """A run has stored something: what it reads next is what the next run within it goes on from."""
-        if run is not None and (graphs := self._named.get(run())) is not None:
-            self._taken(graphs, (thread, namespace))
-
-    @staticmethod
-    def _taken(graphs: set[tuple[str, str]], graph: tuple[str, str]) -> bool:
-        if graph not in graphs:
+    def goes_on(self, thread: str, namespace: str, run: Run | None) -> bool:
+        """A run does something with a graph: what it reads after that, it goes on from. Whether it had just read one by its name."""
+        this = None if run is None else run()
+        graphs = None if this is None else self._named.get(this)
+        if graphs is None or (thread, namespace) not in graphs:
             return False
-        graphs.discard(graph)
+        graphs.discard((thread, namespace))
         return True
 
     def remember(self, key: Key, checkpoint: Checkpoint, record: Record | None, results: Sequence[Any] = ()) -> None:
