@@ -185,10 +185,12 @@ class Versions:
 
         What the call did counts as done by its task once the task's result is stored; if it is broken off, its effects will be undone.
         """
+        self._check_known(machine_id)
         await self._baseline(position, machine_id, backend)
         await self._between_tasks(position, machine_id)
         async with self.gate(machine_id).call():
             self._check_alive(position)
+            self._check_known(machine_id)
             call, version = self.ledger.begin(position, machine_id)
             guard = self.guard(version)
             try:
@@ -209,6 +211,11 @@ class Versions:
                     self.ledger.sent(machine_id, call)
                 else:
                     self.ledger.withdraw(position, machine_id, call)
+
+    def _check_known(self, machine_id: str) -> None:
+        """Have a call repeated whose machine another one has found gone, or another process's, since it arrived there."""
+        if machine_id not in self.ledger.machines:
+            raise Gone(f"VM {machine_id} was lost while this call was about to begin there; nothing was run", machine_id=machine_id)
 
     async def retake(self, machine_id: str, error: TakenOver | Gone) -> None:
         """A call was refused because the machine is not this process's, or gone: find out why, so that it can be repeated.

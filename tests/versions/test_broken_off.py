@@ -209,3 +209,28 @@ def test_a_turn_that_ends_with_such_a_command(world: World) -> None:
         answer = answers(graph.invoke(GO, thread()))[-1]
         assert answer.status == "success", answer.content
         assert world.log(head(graph, thread())["vers_machine"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_another_call_finds_the_machine_lost_while_this_one_is_about_to_begin(world: World, gone: bool, monkeypatch: Any) -> None:
+    """It is repeated on the restored machine, or on the same one if that is there."""
+    with world.process() as process:
+        graph = process.agent(create(), [append("a")], "done", [append("b")], "done")
+        graph.invoke(GO, thread())
+        machine, versions = head(graph, thread())["vers_machine"], process.saver.versions
+        between, lost = versions._between_tasks, []
+
+        async def losing(position: Any, machine_id: str) -> None:
+            await between(position, machine_id)
+            if not lost:
+                lost.append(machine_id)
+                if gone:
+                    await (await process.context.client()).delete_vm(machine_id)
+                versions.ledger.dropped(machine_id)
+
+        monkeypatch.setattr(versions, "_between_tasks", losing)
+        state = graph.invoke(GO, thread())
+        assert answers(state)[-1].status == "success", answers(state)[-1].content
+        now = head(graph, thread())["vers_machine"]
+        assert lost == [machine] and (now != machine) is gone and world.log(now) == ["a", "b"]
+        check(process, graph, thread())
