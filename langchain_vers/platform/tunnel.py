@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import paramiko
+from paramiko.transport import ChannelMap
 from pydantic import SecretStr
 
 from langchain_vers._io import io, to_thread
@@ -361,8 +362,26 @@ class _ThreadsafeEvent:
         """Clearing is the reader's business."""
 
 
+class _Channels(ChannelMap):
+    """The channels of a connection, each of which knows it as soon as it is among them.
+
+    paramiko (5.1) tells a channel of its connection after that. When the connection ends at that very moment, paramiko's thread fails over
+    such a channel, with a traceback, and wakes nobody who waits.
+    """
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    def put(self, chanid: int, chan: paramiko.Channel) -> None:
+        """See `ChannelMap.put`."""
+        chan._set_transport(self._transport)  # type: ignore[attr-defined]  # what Transport.open_channel does next
+        super().put(chanid, chan)
+
+
 def _handshake(sock: Wire, key_types: Sequence[str], timeout: float) -> paramiko.Transport:
     transport = paramiko.Transport(sock)  # type: ignore[arg-type]  # it has what paramiko needs of a socket
+    transport._channels = _Channels(transport)  # type: ignore[attr-defined]  # no other way leads there
     transport.packetizer.REKEY_BYTES = _REKEY_BYTES
     transport.packetizer.REKEY_PACKETS = _REKEY_PACKETS
     options = transport.get_security_options()

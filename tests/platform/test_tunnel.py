@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import paramiko
 import pytest
 from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_EXTENDED_DATA
+from rigs.waiting import wait_for
 
+from langchain_vers import BackendContext
 from langchain_vers._io import on_io
+from langchain_vers.errors import Unreachable
 from langchain_vers.platform.tunnel import SSHProcess
 
 
@@ -86,3 +90,26 @@ async def test_a_connection_that_breaks_under_a_window_adjustment() -> None:
     found, process = await on_io(everything())
     assert 0 < found < 800_000
     assert not process.ended_cleanly and not process.open
+
+
+async def test_a_connection_that_ends_while_a_channel_is_made(vers_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The channel is known to paramiko's thread already, which has to end it; an error in that thread would fail this test."""
+    set_transport = paramiko.Channel._set_transport
+
+    def ending(channel: paramiko.Channel, transport: paramiko.Transport) -> None:
+        if transport._channels.get(channel.get_id()) is channel:
+            transport.sock.close()
+            wait_for(lambda: not (transport.active and transport.is_alive()))
+        set_transport(channel, transport)
+
+    async with BackendContext(data_dir=vers_data, local=False) as context:
+        client = await on_io(context.client())
+        vm_id = await on_io(client.create_vm(wait_boot=True))
+        try:
+            connection = await on_io((await on_io(context.machine(vm_id)))._connect())
+            monkeypatch.setattr(paramiko.Channel, "_set_transport", ending)
+            with pytest.raises(Unreachable):
+                await on_io(connection.start("true"))
+            await on_io(connection.close())
+        finally:
+            await on_io(client.delete_vm(vm_id))
