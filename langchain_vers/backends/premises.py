@@ -65,7 +65,12 @@ class Premises:
 
     def around(self, line: bytes, *, command: bool) -> bytes:
         """A session's line with the check before it; `command`: it is a command."""
-        return line if self.met else guest.straight(line, self.home, self.given, self.cwd, self.paths, command=command)
+        return line if self.met else guest.straight(line, self.home, self.given, self.cwd, self._looked_at(), command=command)
+
+    def _looked_at(self) -> tuple[str, ...]:
+        """The paths, and where those with `..` seem to lead: behind a directory that is not made yet the machine would see nothing."""
+        plain = (posixpath.normpath(path) for path in self.paths if ".." in path.split("/"))
+        return tuple(dict.fromkeys((*self.paths, *plain)))
 
     def cover(self, other: Premises) -> bool:
         """Whether all that these say is said here, too."""
