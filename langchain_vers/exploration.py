@@ -61,8 +61,9 @@ def explore(
     cancelled, and after Ctrl-C. The machine that the thread had stays. Without a winner the thread stays where it was.
 
     With a checkpointer each attempt is a fork of the thread's conversation, and the winner's end becomes the thread's newest checkpoint. If
-    the thread waits for a person, `input=Command(resume=...)` resumes it once for each attempt. Without a winner it can be resumed as
-    before, but LangGraph's `get_state` does not list the question any more.
+    the thread waits for a person, `input=Command(resume=...)` resumes it once for each attempt; what else had finished of its step runs
+    again then, as in LangGraph's time travel. Without a winner it can be resumed as before, but LangGraph's `get_state` does not list the
+    question any more.
 
     Args:
         agent: a graph, another runnable, or a function; its tools route by `context` and by the config that it is given.

@@ -229,7 +229,7 @@ class Ledger(Closings):
                     step.places.pop(position.lane, None)
                     step.moved, step.result, step.placed = False, None, step.placed + 1
                     step.snapshots = [frozenset(step.stored)] if step.stored else []
-                    found.append((key, Snapshot(record, frozenset(step.stored), own=True, placed=step.placed)))
+                    found.append((key, step.snapshot(record, frozenset(step.stored), own=True)))
             return found
 
     def lose(self, position: Position, attachment: Attachment) -> None:
@@ -468,10 +468,9 @@ class Ledger(Closings):
         record, calls = Record(place.moved(commit=live.version if live.committed else None), live.version), frozenset(step.calls)
         if calls:
             step.snapshots.append(calls)
-            return Snapshot(record, calls, placed=step.placed)
+            return step.snapshot(record, calls)
         # Graphs nested in the step may hold results from before this process, of whose calls nothing is known here.
-        its_own = step.own is not None and step.own.version == live.version
-        return Snapshot(record, own=True, placed=step.placed) if its_own else None
+        return step.snapshot(record, own=True) if step.own is not None and step.own.version == live.version else None
 
     def _of(self, step: Step) -> Sequence[Live]:
         ids = {place.machine_id for place in step.places.values()}

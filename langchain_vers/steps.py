@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from langchain_vers.attachment import Attachment
-from langchain_vers.records import Record
+from langchain_vers.records import Record, Snapshot
 
 
 class Key(NamedTuple):
@@ -130,6 +130,10 @@ class Step:
     """By VM, the one that was restored in its place. Of outermost steps: graphs nested in it may still think of the old one."""
     result: Record | None = None
     """The last state known of a graph nested in it."""
+
+    def snapshot(self, record: Record, calls: frozenset[str] = frozenset(), *, own: bool = False) -> Snapshot:
+        """A version of the machine here, as it is stored."""
+        return Snapshot(record, calls, own, self.placed)
 
     @property
     def version(self) -> str | None:

@@ -25,7 +25,7 @@ from langchain_vers.database import Database
 from langchain_vers.errors import Conflict, Gone, TakenOver, VersError
 from langchain_vers.ledger import Ledger
 from langchain_vers.owners import Owner
-from langchain_vers.records import Record, Snapshot, sharing
+from langchain_vers.records import Record, sharing
 from langchain_vers.steps import Closing, Key, Live, Position, Step
 
 if TYPE_CHECKING:
@@ -393,8 +393,7 @@ class Versions:
                 if step is not None and step.version in {None, version} and not step.moved:
                     step.record = step.own = record
                     live.lineage.add(version)
-                    row = Snapshot(record, frozenset(step.stored), own=True, placed=step.placed).row()
-                    await io.blocking(self._database.write, key, row)
+                    await io.blocking(self._database.write, key, step.snapshot(record, frozenset(step.stored), own=True).row())
 
     async def _between_tasks(self, position: Position, machine_id: str) -> None:
         """Make a version of what the tasks before this one did: broken off, this one is repeated alone."""
@@ -457,8 +456,7 @@ class Versions:
             if not amid:
                 step.own = made
             calls = step.snapshots[-1] if amid and step.snapshots else frozenset()
-            row = Snapshot(made, calls, own=not amid, placed=step.placed).row()
-            await io.blocking(self._database.write, key, row)
+            await io.blocking(self._database.write, key, step.snapshot(made, calls, own=not amid).row())
             return new
 
     async def seal(self, machine_id: str, plan: Callable[[], Closing], *, always: bool = False) -> Closing:

@@ -86,7 +86,11 @@ class Whereabouts:
         assert place.position is not None
         await versions.known(place.position)
         if (told := self._told.pop(place.holder, None)) is not None:
-            await versions.begin_at(place.position, told)
+            try:
+                await versions.begin_at(place.position, told)
+            except BaseException:  # it could not be stored: the next call is to begin there all the same
+                self._told.setdefault(place.holder, told)
+                raise
         found = versions.ledger.place(place.position)
         if found is None:
             found = await (self._default() if not place.lane else self.last(place.holder))

@@ -359,6 +359,28 @@ def test_a_call_that_waits_for_a_person(versioned: bool, machines: int | None, i
             Machine(context, vm_id).delete()
 
 
+def test_what_had_finished_beside_a_question_runs_again(context: BackendContext, machine: Machine) -> None:
+    class Said(TypedDict):
+        said: Annotated[list[str], operator.add]
+
+    ran: list[str] = []
+
+    def done(state: Said) -> Any:
+        ran.append("done")
+        return {"said": ["done"]}
+
+    builder = StateGraph(Said)
+    builder.add_node("done", done)
+    builder.add_node("asks", lambda state: {"said": [interrupt("may I?")]})
+    builder.add_edge(START, "done")
+    builder.add_edge(START, "asks")
+    graph: Any = builder.compile(InMemorySaver())
+    graph.invoke({"said": []}, THREAD)
+    assert len(ran) == 1
+    found = explore(graph, Command(resume="yes"), 2, lambda trial: trial.number, context=context, config=THREAD)
+    assert len(ran) == 3 and sorted(found.output["said"]) == sorted(graph.get_state(THREAD).values["said"]) == ["done", "yes"]
+
+
 def test_an_attempt_that_asks_a_person_does_not_win(context: BackendContext, machine: Machine) -> None:
     builder = StateGraph(dict)
     builder.add_node("ask", lambda state: interrupt("may I?"))

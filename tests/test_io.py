@@ -608,15 +608,10 @@ def test_blocking_calls_on_the_io_thread_are_found() -> None:
 def test_local_backend_closes_what_it_opens(tmp_path: Path) -> None:
     done = script(
         f"""
-        import os, pathlib, psutil, signal, time
+        import os, pathlib, psutil, signal
         from langchain_vers._io import run
         from langchain_vers.backends.local import LocalBackend
-
-        def wait_for(condition):
-            deadline = time.monotonic() + 30
-            while not condition():
-                assert time.monotonic() < deadline, "waited in vain"
-                time.sleep(0.01)
+        from tests.rigs.waiting import wait_for
 
         backend = LocalBackend({str(tmp_path)!r})
         run(backend.exec("true"))

@@ -205,6 +205,26 @@ def test_a_machine_that_is_only_looked_at_can_be_gone_back_to(world: World) -> N
         check(process, graph, thread())
 
 
+def test_what_could_not_be_stored_holds_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run fails with the database, and the next one does not begin anywhere else."""
+    vm = world.vm()
+    with world.process() as process:
+        graph = process.agent([append("a")], "done")
+        database, write = process.saver.database, process.saver.database.write
+
+        def failing(*_: Any) -> None:
+            monkeypatch.setattr(database, "write", write)
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr(database, "write", failing)
+        process.context.attach(vm, thread())
+        with pytest.raises(OSError, match="disk is full"):
+            graph.invoke(GO, thread())
+        graph.invoke(None, thread())
+        assert head(graph, thread())["vers_machine"] == vm and world.log(vm) == ["a"]
+        check(process, graph, thread())
+
+
 def test_a_run_from_an_earlier_point_breaks_no_other_run_off(world: World) -> None:
     """LangGraph reads the newest checkpoint as well, at which the other one is at work."""
     with world.process() as process:
