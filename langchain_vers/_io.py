@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from langchain_vers._process import kept
+from langchain_vers._signals import look_up_seconds, result_of
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -142,7 +143,7 @@ class IOThread:
             raise RuntimeError("run() was called on the I/O thread; await the coroutine instead")
         done = self.submit(coro)
         try:
-            return done.result()
+            return result_of(done)
         except BaseException:
             if not done.done():
                 self._cancel(done)
@@ -298,12 +299,11 @@ async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
 
 def _next(items: queue.SimpleQueue[Any], given_up: Callable[[], bool] | None) -> Any:  # noqa: ANN401  # an item, or the end
     """The next item, as soon as there is one."""
-    while given_up is not None:
+    while True:
         with contextlib.suppress(queue.Empty):
-            return items.get(timeout=GIVEN_UP_SECONDS)
-        if given_up():
+            return items.get(timeout=look_up_seconds() if given_up is None else GIVEN_UP_SECONDS)
+        if given_up is not None and given_up():
             raise KeyboardInterrupt
-    return items.get()
 
 
 class _Handle:

@@ -11,12 +11,13 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
+from langchain_vers._signals import attentive
 from langchain_vers._threads import in_thread
 from langchain_vers.errors import BadInput
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
-"""How soon a sync call notices that the task around it was cancelled."""
+"""How soon a sync call notices a signal, or that the task around it was cancelled."""
 
 
 def home_of(agent: object, instead: str) -> asyncio.AbstractEventLoop | None:
@@ -41,7 +42,7 @@ def run_on_a_loop(coro: Coroutine[Any, Any, T], home: asyncio.AbstractEventLoop 
     """
     if home is not None:
         return _on(home, coro)
-    return asyncio.run(coro) if _here() is None else _in_a_thread(coro)
+    return asyncio.run(attentive(coro)) if _here() is None else _in_a_thread(coro)
 
 
 def _here() -> asyncio.AbstractEventLoop | None:
@@ -99,11 +100,11 @@ def _waited_for(outcome: concurrent.futures.Future[T], cancel: Callable[[], obje
     try:
         while True:
             with contextlib.suppress(TimeoutError):
-                return outcome.result(timeout=None if told or around is None else POLL_SECONDS)
+                return outcome.result(timeout=POLL_SECONDS)
             if outcome.done():
                 return outcome.result()  # the coroutine's own TimeoutError
             # Under `asyncio.run` the first Ctrl-C only cancels the task that stands still here.
-            if around is not None and around.cancelling():
+            if not told and around is not None and around.cancelling():
                 told = True
                 cancel()
     except BaseException:

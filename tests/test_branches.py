@@ -180,6 +180,7 @@ async def test_a_platform_that_refuses_to_delete_is_no_secret(context: BackendCo
 INTERRUPTED = """
     import asyncio, sys
     from langchain_vers import BackendContext
+    from langchain_vers._signals import attentive
     from langchain_vers.branches import Branches
 
     async def main():
@@ -189,7 +190,7 @@ INTERRUPTED = """
                 print("working", flush=True)
                 await one.arun("sleep 1000")
 
-    asyncio.run(main())
+    asyncio.run(attentive(main()))
 """
 
 

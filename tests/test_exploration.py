@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import operator
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -448,6 +451,28 @@ def test_what_ended_attempts_still_store_does_not_come_last(agent: Any, context:
     found = explore(agent, told(command), 3, by_number, context=context, config=THREAD, budget=Budget(seconds=2))
     assert found.winner is found.trials[0] and {trial.outcome for trial in found.trials[1:]} == {"out of time"}, str(found)
     assert texts(agent)[-3:] == ["", "(no output)", "done"]
+
+
+@pytest.mark.parametrize("options", [{}, {"provision": True, "local": False}], ids=["here", "provision"])
+async def test_what_a_late_attempt_still_does_has_no_machine(options: Any, machine: Machine, isolated_vers_data: Path) -> None:
+    """A function goes on in its thread; its calls land neither here nor on a new machine."""
+    released, answers = threading.Event(), queue.Queue[Any]()
+    async with BackendContext(data_dir=isolated_vers_data, **options) as context:
+        bash = next(tool for tool in VersToolkit(context=context).get_tools() if tool.name == "bash")
+
+        def agent(given: Any, config: RunnableConfig) -> None:
+            released.wait(60)
+            call = {"type": "tool_call", "id": "1", "name": "bash", "args": {"command": "hostname"}}
+            # As in a thread pool of the agent's own, out of reach of LangChain's callbacks.
+            answers.put(contextvars.Context().run(bash.invoke, call, {"configurable": config["configurable"]}))
+
+        before = await asyncio.to_thread(ids, context)
+        found = await aexplore(agent, None, 1, lambda trial: 1, context=context, base=machine.vm_id, budget=Budget(seconds=1))
+        assert found.trials[0].outcome == "out of time"
+        released.set()
+        answer = await asyncio.to_thread(answers.get, timeout=60)
+        assert answer.status == "error" and "does not exist" in answer.content
+        assert await asyncio.to_thread(ids, context) == before
 
 
 def test_a_score_that_hangs_holds_up_no_exit(context: BackendContext, machine: Machine, isolated_vers_data: Path) -> None:

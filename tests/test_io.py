@@ -268,6 +268,36 @@ def test_keyboard_interrupt_cancels_and_waits() -> None:
     assert_quiet(done, "cleaned\ninterrupted\n")
 
 
+@pytest.mark.parametrize("way", ["run(work())", "io.run_relayed(lambda put: work(), print)", "run_on_a_loop(on_io(work()))"])
+def test_ctrl_c_is_heard_that_the_system_tells_another_thread(way: str) -> None:
+    """As it may, and as if it came just before the main thread begins to wait; nothing else wakes that."""
+    done = script(
+        f"""
+        import asyncio, signal, sys, threading
+        from langchain_vers._io import io, on_io, run
+        from langchain_vers._loops import run_on_a_loop
+
+        def waits():
+            return sys._current_frames()[threading.main_thread().ident].f_code.co_name in {{"wait", "select", "_next"}}
+
+        async def work():
+            try:
+                while not waits():
+                    await asyncio.sleep(0.001)
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+                await asyncio.sleep(1000)
+            finally:
+                print("cleaned", flush=True)
+
+        try:
+            {way}
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """
+    )
+    assert_quiet(done, "cleaned\ninterrupted\n")
+
+
 # --- relays ---
 
 
@@ -617,12 +647,19 @@ def test_local_backend_closes_what_it_opens(tmp_path: Path) -> None:
         run(backend.exec("true"))
         me = psutil.Process()
         before = me.num_fds()
+
+        def zombies():
+            try:
+                return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            except ChildProcessError:
+                return False
+
         for _ in range(10):
             run(backend.exec("true"))
             run(backend.exec("sleep 60 >/dev/null 2>&1 & echo $! >pid"))
             os.kill(int(pathlib.Path({str(tmp_path)!r}, "pid").read_text()), signal.SIGKILL)
         wait_for(lambda: me.num_fds() <= before)
-        wait_for(lambda: not [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE])
+        wait_for(lambda: not zombies())
         """
     )
     assert_quiet(done, "")
