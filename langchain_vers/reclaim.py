@@ -75,7 +75,8 @@ async def _delete_unreferenced(saver: ThreadEnds, candidates: References, *, wit
         return
 
     def in_use(name: str, value: str) -> bool:
-        found = saver.inner.list(None, filter={name: value}, limit=None if within else 1)
+        # To its end: what a saver reads by an event loop is not closed there when a listing is left half-read.
+        found = list(saver.inner.list(None, filter={name: value}, limit=None if within else 1))
         return any(str(each.config["configurable"]["thread_id"]) != within for each in found)
 
     def inside() -> References:

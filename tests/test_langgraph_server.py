@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from langgraph_sdk import get_client
-from langgraph_sdk.errors import UnprocessableEntityError
+from langgraph_sdk.errors import ConflictError, UnprocessableEntityError
 from rigs.langgraph_server import SERVED, LangGraphServer
 from rigs.waiting import wait_for
 
@@ -169,6 +169,43 @@ def test_a_run_that_is_cancelled_leaves_nothing_running(action: str, versioned: 
     versioned.client.runs.cancel(thread, made["run_id"], wait=True, action=action)
     versioned.wait_until_killed(machine)
     assert versioned.tell(thread, "echo on it goes")["content"] == "on it goes"
+
+
+@pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
+def test_a_message_that_ends_the_run_before_it(strategy: str, versioned: World) -> None:
+    """What the command had done is undone. After "rollback" the conversation does not know of it either."""
+    thread = versioned.thread()
+    versioned.tell(thread, "echo one > ~/log")
+    first = versioned.client.runs.create(thread, "agent", input=said(f"echo two >> ~/log; {ENDLESS}"))
+    machine = versioned.running(thread)
+    answer = versioned.tell(thread, "cat ~/log", multitask_strategy=strategy)
+    assert answer["content"].splitlines()[-1] == "one" and "restored from commit" in answer["content"]
+    versioned.wait_until_killed(machine)
+    texts = [one["content"] for one in versioned.client.threads.get_state(thread)["values"]["messages"] if one["type"] == "human"]
+    assert any("two" in text for text in texts) == (strategy == "interrupt") and len(texts) == (3 if strategy == "interrupt" else 2)
+    runs = {one["run_id"]: one["status"] for one in versioned.client.runs.list(thread)}
+    assert runs.get(first["run_id"]) == ("interrupted" if strategy == "interrupt" else None)
+    assert versioned.tell(thread, "cat ~/log")["content"] == "one"
+    assert "Exception ignored" not in (versioned.server.folder / "server.log").read_text()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("strategy", ["enqueue", "reject"])
+def test_a_message_that_leaves_the_run_before_it_alone(strategy: str, versioned: World) -> None:
+    thread = versioned.thread()
+    first = versioned.client.runs.create(
+        thread, "agent", input=said("echo $$ >/tmp/pid; until [ -e /tmp/gate ]; do sleep 0.05; done; echo one > ~/log")
+    )
+    machine, _ = versioned.running(thread)
+    if strategy == "reject":
+        with pytest.raises(ConflictError):
+            versioned.client.runs.create(thread, "agent", input=said("cat ~/log"), multitask_strategy=strategy)
+    else:
+        versioned.client.runs.create(thread, "agent", input=said("cat ~/log"), multitask_strategy=strategy)
+    versioned.sh(machine, "touch /tmp/gate")
+    versioned.client.runs.join(thread, first["run_id"])
+    assert versioned.tell(thread, "cat ~/log")["content"] == "one"
+    assert len(tools(versioned.client.threads.get_state(thread)["values"])) == (2 if strategy == "reject" else 3)
 
 
 def test_a_client_that_goes_away_takes_its_command_along(versioned: World) -> None:
