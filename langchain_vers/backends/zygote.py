@@ -23,23 +23,31 @@ from langchain_vers.errors import Unreachable
 ANSWER_SECONDS = 10.0
 """How long a zygote may take to answer; it has nothing else to do."""
 
-# $1: the folder of pipes, $2: what starts a session. What sessions are to have in their environment comes first on standard input: a
-# length, and so many bytes of shell text. `setsid --fork` and not `&`, with which a session would not hear SIGINT, and the zygote would
-# have to bury it.
+# $1: the folder of pipes, $2: what starts a session, $3: the loop below. What sessions are to have in their environment comes first on
+# standard input: a length, and so many bytes of shell text.
 SCRIPT = r"""
 IFS= read -r n
 eval "$(head -c "$n")"
 echo ready
+exec /bin/sh -c "$3" sh "$@"
+"""
+
+# `setsid --fork` and not `&`, with which a session would not hear SIGINT, and the zygote would have to bury it. A shell ends when it cannot
+# fork, as when a command has just taken all processes that there may be; the zygote must not, as all would end with it. So it begins anew,
+# which takes no fork: there is no session then, which shows by its pipes.
+LOOP = r"""
+trap 'echo "$n"; exec /bin/sh -c "$3" sh "$@"' EXIT
 while IFS= read -r n; do
   [ -z "$n" ] || VERS_CALL=$n setsid --fork sh -c "$2" <"$1/$n.in" >"$1/$n.out" 2>"$1/$n.err"
   echo "$n"
 done
+trap - EXIT
 """
 
 
 def command(folder: str) -> list[str]:
     """The zygote's argument list; `folder` is where it finds the pipes."""
-    return ["/bin/sh", "-c", SCRIPT, "sh", folder, guest.boot("$VERS_CALL")]
+    return ["/bin/sh", "-c", SCRIPT, "sh", folder, guest.boot("$VERS_CALL"), LOOP]
 
 
 def opening(environment: dict[str, str]) -> bytes:

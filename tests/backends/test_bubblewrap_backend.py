@@ -21,6 +21,7 @@ import pytest
 from rigs.programs import require
 
 from langchain_vers._io import on_io, run
+from langchain_vers.backends.base import ExecResult
 from langchain_vers.backends.bubblewrap import BubblewrapBackend, Limits
 from langchain_vers.backends.cgroups import Group
 from langchain_vers.backends.environment import Secret
@@ -387,6 +388,52 @@ def test_commands_that_harm_their_own_sandbox(backend: BubblewrapBackend, deed: 
     for _ in range(5):  # as many as there are spares, and some
         works_now = run(works()) or run(works())
         assert works_now
+
+
+FULL = """exec python3 - <<'PROGRAM'
+import os, pathlib, signal, time
+
+children = []
+while not pathlib.Path("go").exists():
+    try:
+        if (pid := os.fork()) == 0:
+            signal.pause()
+        children.append(pid)
+    except BlockingIOError:
+        pathlib.Path("full").touch()
+        time.sleep(0.005)
+for pid in children:
+    os.kill(pid, signal.SIGKILL)
+print("done")
+PROGRAM"""
+
+
+def test_a_command_that_takes_all_processes_is_not_ended_for_it(tmp_path: Path) -> None:
+    """Its sandbox lives on, although no shell can be started for later calls meanwhile."""
+    backend = BubblewrapBackend(tmp_path, limits=Limits(processes=24))
+
+    async def full() -> bool:
+        return (tmp_path / "full").exists()
+
+    async def both() -> ExecResult:
+        call = asyncio.ensure_future(backend.exec(FULL))
+        await until(full)
+        sandbox = running(backend)
+        while sandbox._spares:
+            sandbox._spares.popleft()[0].close()
+            (tmp_path / "full").unlink(missing_ok=True)
+            await until(full)  # also without what these have left free
+            sandbox._refill()
+            await asyncio.gather(*(task for task in sandbox._tasks if task is not sandbox._watching))
+        assert sandbox.alive
+        (tmp_path / "go").touch()
+        return await call
+
+    try:
+        assert run(both()).tail == b"done\n"
+        assert run(shell(backend, "echo again")) == "again"
+    finally:
+        run(backend.close())
 
 
 def test_a_mark_does_not_help_to_outlive_a_command_that_was_not_stopped(backend: BubblewrapBackend) -> None:
