@@ -194,9 +194,8 @@ class Trunk:
             self._client = VersClient(account.credentials, Endpoints.resolve(account.base_url, account.ssh_endpoint, account.ca_file))
             return
         server = await to_thread(_embedded, account.data_dir, start)
-        host, port = server.ssh_endpoint
         key = server.api_key
-        self._client = VersClient(Credentials(lambda: key), Endpoints.resolve(server.base_url, f"{host}:{port}", server.ca_file))
+        self._client = VersClient(Credentials(lambda: key), Endpoints.of_embedded(server.base_url, server.ssh_endpoint, server.ca_file))
         self._server, self._stamp = server, _stamp(account.data_dir)
 
     def _server_stands(self) -> bool:

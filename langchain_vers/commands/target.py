@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from langchain_vers.embedded.launcher import find_running
 from langchain_vers.errors import Denied, Unreachable
 from langchain_vers.platform.client import VersClient
-from langchain_vers.platform.credentials import API_PATH, Credentials, Endpoints
+from langchain_vers.platform.credentials import Credentials, Endpoints
 
 if TYPE_CHECKING:
     from langchain_vers.context import BackendContext
@@ -50,8 +50,7 @@ def find_target(data_dir: Path | None, *, embedded: bool) -> Target:
         if denied is not None:
             raise Denied(f"{denied} Nor is an embedded Vers running; start it with: langchain-vers serve") from denied
         raise Unreachable("No embedded Vers is running; start it with: langchain-vers serve")
-    host, port = running.ssh_endpoint
-    endpoints = Endpoints(base_url=f"{running.base_url}{API_PATH}", ssh_endpoint=(host, port), ca_file=Path(running.ca_file))
+    endpoints = Endpoints.of_embedded(running.base_url, running.ssh_endpoint, running.ca_file)
     return Target(Credentials(running.api_key), endpoints, f"from the embedded Vers (process {running.pid}, engine {running.engine})")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from rigs.certificates import Authority
 from rigs.users import folder_of_ordinary_user, ordinary_user
 from scripted_api import KEY
 
@@ -221,3 +223,12 @@ def test_a_certificate_file_that_cannot_be_used(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(BadInput, match=r"ca\.pem"):
         Endpoints.resolve(ca_file=path, environ={}).ssl_context()
+
+
+def test_whose_certificates_are_trusted(tmp_path):
+    path = Authority(tmp_path).file
+    system = Endpoints().ssl_context().cert_store_stats()["x509_ca"]
+    both = Endpoints.resolve(ca_file=path, environ={}).ssl_context()
+    only = Endpoints.of_embedded("http://127.0.0.1:1", ("127.0.0.1", 2), str(path)).ssl_context()
+    assert both.cert_store_stats()["x509_ca"] == system + 1 and only.cert_store_stats()["x509_ca"] == 1
+    assert all(context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED for context in (both, only))
