@@ -178,10 +178,12 @@ def test_a_message_that_ends_the_run_before_it(strategy: str, versioned: World) 
     versioned.tell(thread, "echo one > ~/log")
     first = versioned.client.runs.create(thread, "agent", input=said(f"echo two >> ~/log; {ENDLESS}"))
     machine = versioned.running(thread)
-    answer = versioned.tell(thread, "cat ~/log", multitask_strategy=strategy)
-    assert answer["content"].splitlines()[-1] == "one" and "restored from commit" in answer["content"]
+    second = versioned.client.runs.create(thread, "agent", input=said("cat ~/log"), multitask_strategy=strategy)
     versioned.wait_until_killed(machine)
-    texts = [one["content"] for one in versioned.client.threads.get_state(thread)["values"]["messages"] if one["type"] == "human"]
+    state = versioned.client.runs.join(thread, second["run_id"])
+    answer = tools(state)[-1]
+    assert answer["content"].splitlines()[-1] == "one" and "restored from commit" in answer["content"]
+    texts = [one["content"] for one in state["messages"] if one["type"] == "human"]
     assert any("two" in text for text in texts) == (strategy == "interrupt") and len(texts) == (3 if strategy == "interrupt" else 2)
     runs = {one["run_id"]: one["status"] for one in versioned.client.runs.list(thread)}
     assert runs.get(first["run_id"]) == ("interrupted" if strategy == "interrupt" else None)
