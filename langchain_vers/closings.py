@@ -66,7 +66,7 @@ class Closings:
             before, inside = step.record, step.result
             if place is None or (before is None and not step.moved and place == HERE):
                 return Closing(key, inside if place is None else None)
-            tools = ", ".join(step.tools) or None
+            tools = ", ".join(sorted(step.tools)) or None  # calls of one message run side by side: any order would be by chance
             restore_ms, restored_from = step.restored if step.restored is not None else (None, None)
             nearest = None if before is None else before.commit or before.nearest
             live = self.machines.get(place.machine_id or "")

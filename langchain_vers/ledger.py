@@ -344,7 +344,7 @@ class Ledger(Closings):
         with self.lock:
             for key in position.path:
                 if (step := self._steps.get(key)) is not None:
-                    step.tools[tool] = None
+                    step.tools.add(tool)
 
     def brought_back(self, position: Position, old: str, attachment: Attachment, milliseconds: float, commit: str) -> None:
         """A machine was restored for a call's step: the step's calls are sent there, and what was done to the `old` one is undone."""

@@ -37,7 +37,7 @@ class Record:
     version: str | None = None
     """The name (a UUID) of the machine's content at this checkpoint; its commit, if it has one, has the same id. None: not known."""
     tools: str | None = None
-    """What ran in the superstep that made the checkpoint, such as "bash, write"."""
+    """What ran in the superstep that made the checkpoint, by the alphabet, such as "bash, write"."""
     commit_ms: float | None = None
     """Milliseconds that the commit took, None if none was made."""
     restore_ms: float | None = None

@@ -105,7 +105,7 @@ class Step:
     """Whether some were made by nested graphs."""
     shared: bool = False
     """Whether several branches of the step change the machine, one of them a nested graph: they are repeated together, or not at all."""
-    tools: dict[str, None] = field(default_factory=dict)
+    tools: set[str] = field(default_factory=set)
     moved: bool = False
     failed: bool = False
     """Whether a task of it was interrupted or raised."""

@@ -63,3 +63,13 @@ def test_only_what_holds_no_call_is_the_checkpoints_own() -> None:
     assert found.snapshot is not None and found.snapshot.record == later
     # Of a version whose calls are not known, nothing can be said of the checkpoint.
     assert accept([("one", CHANNEL, Snapshot(later).row())]).before is None
+
+
+def test_tools_are_named_in_an_order_that_is_not_by_chance() -> None:
+    """Calls of one message begin in any order, and checkpoints are searched by what ran."""
+    ledger, run = Ledger(), Run()
+    ledger.enter(KEY, BEGINNING, run=run_of(run.config()))
+    for tool in ("write", "bash", "read", "bash"):
+        ledger.used(call(run, "execution"), tool)
+    closing = ledger.close(KEY._replace(checkpoint="next"), KEY, "", None)
+    assert closing.record is not None and closing.record.tools == "bash, read, write"

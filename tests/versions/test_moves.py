@@ -240,7 +240,7 @@ def test_supersteps_that_only_read_make_no_commit(world: World) -> None:
 
 
 def test_one_commit_for_each_superstep_that_changes_the_machine(world: World) -> None:
-    several = [append("b"), append("c"), machine_claims.write("x")]
+    several = [machine_claims.write("x"), append("b"), append("c")]  # which may begin in any order
     with world.process() as process:
         graph = process.agent(create(), [append("a")], several, [append("d")], "done")
         graph.invoke(GO, thread())
