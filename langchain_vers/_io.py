@@ -299,9 +299,10 @@ async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
 
 def _next(items: queue.SimpleQueue[Any], given_up: Callable[[], bool] | None) -> Any:  # noqa: ANN401  # an item, or the end
     """The next item, as soon as there is one."""
+    pause = look_up_seconds() if given_up is None else GIVEN_UP_SECONDS
     while True:
         with contextlib.suppress(queue.Empty):
-            return items.get(timeout=look_up_seconds() if given_up is None else GIVEN_UP_SECONDS)
+            return items.get(timeout=pause)
         if given_up is not None and given_up():
             raise KeyboardInterrupt
 

@@ -148,7 +148,6 @@ class _Work:
         self._source = ""
         self._places = asyncio.Semaphore(n)
         self._let_go_of: set[int] = set()
-        self._late: set[int] = set()
 
     async def carry_out(self, base: str | None, bar: Progress) -> Exploration:
         self._began = time.monotonic()
@@ -261,7 +260,6 @@ class _Work:
         """See an attempt to its end that must not go on."""
         if run.done():
             return
-        self._late.add(trial.number)
         run.cancel()
         if self.forks.in_threads and trial.machine is not None:
             # A thread cannot be cancelled, but it has nothing to wait for when its machine is gone.
@@ -322,8 +320,8 @@ class _Work:
                     await client.delete_vm(vm.vm_id)
                 self._context.forget_vm(vm.vm_id)
         for trial in self._trials:
-            # One that goes on in a thread is to find its machine gone, and not to begin where threads do.
-            if trial.number not in self._late:
+            # One that was broken off may go on in a thread: it is to find its machine gone, and not to begin where threads do.
+            if trial.outcome not in {"working", "out of time"}:
                 self._context.whereabouts.forget(holder(self._thread, self._lane(trial)))
 
 

@@ -190,7 +190,7 @@ INTERRUPTED = """
                 print("working", flush=True)
                 await one.arun("sleep 1000")
 
-    asyncio.run(attentive(main()))
+    asyncio.run(attentive(main()))  # the one signal must not be lost by a loop that is about to wait
 """
 
 

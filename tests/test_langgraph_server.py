@@ -311,6 +311,18 @@ def test_the_servers_own_checkpointer(plain: World) -> None:
 
 
 @pytest.mark.full
+def test_a_run_that_is_rolled_back_there_leaves_the_machine_as_it_is(plain: World) -> None:
+    thread = plain.thread()
+    plain.tell(thread, "echo one > ~/log")
+    plain.client.runs.create(thread, "agent", input=said(f"echo two >> ~/log; {ENDLESS}"))
+    machine = plain.running(thread)
+    second = plain.client.runs.create(thread, "agent", input=said("cat ~/log"), multitask_strategy="rollback")
+    plain.wait_until_killed(machine)
+    state = plain.client.runs.join(thread, second["run_id"])
+    assert tools(state)[-1]["content"].split() == ["one", "two"] and not any("two" in one["content"] for one in state["messages"][:-2])
+
+
+@pytest.mark.full
 def test_the_clients_session_there(plain: World) -> None:
     text = session(plain)
     assert "line 1\nline 2\nline 3" in text and "it is gone" in text and "it was never here" in text

@@ -9,19 +9,18 @@ from machines import context
 
 from langchain_vers import VersSaver
 
-CHECKPOINTS = "FROM checkpoints WHERE json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+OF_A_RUN = "SELECT thread_id, checkpoint_ns, checkpoint_id FROM checkpoints WHERE json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
 
 
 class Saver(AsyncSqliteSaver):
-    """Can forget a run, which the server asks for with `multitask_strategy="rollback"`; LangGraph's own savers cannot (3.1)."""
+    """Can forget a run, which the server asks for with `multitask_strategy="rollback"`; LangGraph's own savers cannot."""
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         await self.setup()
         async with self.lock:
             for run in run_ids:
-                of_run = f"(thread_id, checkpoint_ns, checkpoint_id) IN (SELECT thread_id, checkpoint_ns, checkpoint_id {CHECKPOINTS})"
-                await self.conn.execute(f"DELETE FROM writes WHERE {of_run}", (run,))
-                await self.conn.execute(f"DELETE {CHECKPOINTS}", (run,))
+                for table in ("writes", "checkpoints"):
+                    await self.conn.execute(f"DELETE FROM {table} WHERE (thread_id, checkpoint_ns, checkpoint_id) IN ({OF_A_RUN})", (run,))
             await self.conn.commit()
 
 

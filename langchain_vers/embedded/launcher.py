@@ -59,7 +59,7 @@ def find_running(data_dir: Path | None = None) -> ServerInfo | None:
     if state is None or state.pid is None or not _alive(state):
         return None
     try:
-        # An environment's proxies are not for a server on this machine; nor are certificates, which httpx would read for 30 ms.
+        # An environment's proxies are not for a server on this machine; nor are certificates, which httpx would read first.
         answer = httpx.get(f"{state.url}/api/v1/system/version", timeout=5, trust_env=False, verify=False)  # noqa: S501  # plain HTTP
     except httpx.HTTPError:
         return None

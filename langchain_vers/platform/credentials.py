@@ -235,7 +235,7 @@ class Endpoints:
         return is_loopback(urlsplit(self.base_url).hostname or "")
 
     def ssl_context(self) -> ssl.SSLContext:
-        """TLS with the certificate authorities that are trusted. Reads files, the system's take 30 ms: not for an event loop's thread.
+        """TLS with the certificate authorities that are trusted. Reads files: not for an event loop's thread.
 
         Raises:
             BadInput: `ca_file` cannot be read or holds no certificate.
